@@ -1,0 +1,1 @@
+//! Windows, rules, findings and incidents.

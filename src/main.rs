@@ -1,0 +1,2 @@
+//! whystall: says why a Linux host stalled.
+fn main() {}
