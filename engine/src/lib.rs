@@ -1,1 +1,4 @@
 //! Windows, rules, findings and incidents.
+
+pub mod subjects;
+pub mod window;
