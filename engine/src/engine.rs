@@ -7,10 +7,10 @@ use std::rc::Rc;
 use whystall_event::{Batch, Stamp, Subject, SubjectKind};
 
 use crate::data::{Data, HostFacts, Recent};
-use crate::finding::{Finding, Phase, Policy, Step};
+use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
 use crate::script::{
-    At, Call, Conclusion, Ctx, Judged, LANES, Numbers, Program, Rule, Sandbox, Scratch, Source, Take,
+    At, Conclusion, Ctx, Judged, LANES, Numbers, Program, Rule, Sandbox, Scratch, Source, Take,
 };
 use crate::verdict::{Confidence, Verdict};
 use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};

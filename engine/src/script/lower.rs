@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use rhai::{ASTFlags, Expr, Position, ScriptFuncDef, Stmt};
+use rhai::{AST, ASTFlags, ASTNode, Expr, Position, Stmt};
 
 use super::manifest::{Manifest, ParamValue, RESERVED_WINDOWS};
 use super::program::{Bin, Op, Program, Prop, fold};
@@ -55,23 +55,54 @@ enum Node {
     Let(u16, Box<Node>, Box<Node>),
 }
 
-/// The functions of the file by name and number of parameters.
-pub(crate) type Functions<'a> = HashMap<(String, usize), &'a ScriptFuncDef>;
+/// One function of a rule file.
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) params: Vec<String>,
+    pub(crate) body: Vec<Stmt>,
+    /// Where its first statement begins.
+    pub(crate) at: Position,
+}
+
+/// The functions of a file by name and number of parameters.
+pub(crate) type Functions = HashMap<(String, usize), Function>;
+
+/// Takes the functions out of an AST.
+pub(crate) fn functions(ast: &AST) -> Functions {
+    let signatures: Vec<(String, Vec<String>)> =
+        ast.iter_functions().map(|f| (f.name.to_string(), f.params.iter().map(|p| p.to_string()).collect())).collect();
+    let mut out = Functions::new();
+    for (name, params) in signatures {
+        // `clone_functions_only_filtered` of rhai 1.27 does not filter into an empty module, so: all, then retain.
+        let mut only = ast.clone_functions_only();
+        only.retain_functions(|_, _, n, arity| n == name && arity == params.len());
+        let mut body: Vec<Stmt> = Vec::new();
+        only.walk(&mut |path: &[ASTNode<'_>]| {
+            if let [ASTNode::Stmt(s)] = path {
+                body.push((*s).clone());
+            }
+            true
+        });
+        let at = body.first().map_or(Position::NONE, Stmt::position);
+        out.insert((name.clone(), params.len()), Function { name, params, body, at });
+    }
+    out
+}
 
 /// Most nodes a program may have; a tree beyond it is left to the interpreter.
 const MAX_NODES: usize = 2048;
 const MAX_INLINE: usize = 8;
 
 /// Lowers the function called `name(w, p)` for subjects of `kind`.
-pub(crate) fn lower(name: &str, functions: &Functions<'_>, manifest: &Manifest, kind: SubjectKind) -> Lowered<Program> {
+pub(crate) fn lower(name: &str, functions: &Functions, manifest: &Manifest, kind: SubjectKind) -> Lowered<Program> {
     let Some(def) = functions.get(&(name.to_string(), 2)) else {
         return no(format!("there is no `{name}(w, p)`"), Position::NONE);
     };
     let mut l = Lower { functions, manifest, kind, scope: Vec::new(), slots: 0, nodes: 0, inlined: 0 };
     l.scope.push((def.params[0].to_string(), Bound::Windows));
     l.scope.push((def.params[1].to_string(), Bound::Params));
-    let body = statements(def)?;
-    let (node, ty) = l.sequence(&[body], Position::NONE)?;
+    let (node, ty) = l.sequence(&[&def.body], def.at)?;
     if ty != Ty::Bool {
         return no("it does not end in a condition", Position::NONE);
     }
@@ -81,17 +112,8 @@ pub(crate) fn lower(name: &str, functions: &Functions<'_>, manifest: &Manifest, 
     Ok(out)
 }
 
-fn statements(def: &ScriptFuncDef) -> Lowered<&[Stmt]> {
-    #[allow(irrefutable_let_patterns, reason = "a cargo feature of rhai adds a second kind of body")]
-    if let rhai::ScriptFuncPayload::Statements(body) = &def.body {
-        Ok(body.statements())
-    } else {
-        no("its body is no list of statements", Position::NONE)
-    }
-}
-
 struct Lower<'a> {
-    functions: &'a Functions<'a>,
+    functions: &'a Functions,
     manifest: &'a Manifest,
     kind: SubjectKind,
     scope: Vec<(String, Bound)>,
@@ -361,7 +383,7 @@ impl Lower<'_> {
 
     /// A call of one of the file's own functions, as if its body stood here.
     fn inline(&mut self, f: &rhai::FnCallExpr, at: Position) -> Lowered<Val> {
-        let Some(def) = self.functions.get(&(f.name.to_string(), f.args.len())).copied() else {
+        let Some(def) = self.functions.get(&(f.name.to_string(), f.args.len())) else {
             return no(format!("a call of `{}`", f.name), at);
         };
         if self.inlined >= MAX_INLINE {
@@ -384,7 +406,7 @@ impl Lower<'_> {
         }
         let outer = std::mem::replace(&mut self.scope, bound);
         self.inlined += 1;
-        let result = statements(def).and_then(|body| self.sequence(&[body], at));
+        let result = self.sequence(&[&def.body], at);
         self.inlined -= 1;
         self.scope = outer;
         let (mut n, t) = result?;

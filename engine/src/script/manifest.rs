@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use whystall_event::{Field, FieldKind, MS, Mode, Stream, SubjectKind, Unit, parse_duration};
+use whystall_event::{Field, FieldKind, MS, Mode, Stream, SubjectKind, Unit};
 
 use super::codes::Code;
 use super::diag::{Place, Report};
@@ -16,6 +16,7 @@ pub const API: u32 = 1;
 /// How bad a rule's findings are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Severity {
     /// Worth knowing.
     Info,
@@ -793,9 +794,4 @@ fn read_field(name: &str, lit: &Lit, report: &mut Report<'_>) -> Option<Field> {
         }
     };
     Some(Field { name: name.to_string().into(), kind, unit, help: help.into() })
-}
-
-/// Whether a duration text is one; used where the script gives times at run time.
-pub(crate) fn duration(text: &str) -> Result<u64, String> {
-    parse_duration(text)
 }

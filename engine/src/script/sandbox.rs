@@ -44,7 +44,7 @@ impl Judged {
 
 /// Two interpreters with the same functions: one for conditions, where unknown ends the evaluation, and one for
 /// conclusions and tests.
-pub(crate) struct Sandbox {
+pub struct Sandbox {
     conclude: Engine,
     judge: OnceCell<Engine>,
     operations: Rc<Cell<u64>>,
@@ -57,7 +57,8 @@ impl std::fmt::Debug for Sandbox {
 }
 
 impl Sandbox {
-    pub(crate) fn new() -> Sandbox {
+    /// A sandbox; its second interpreter is made when a rule needs it.
+    pub fn new() -> Sandbox {
         let operations = Rc::new(Cell::new(0));
         Sandbox { conclude: base(CONCLUDE_OPERATIONS, &operations), judge: OnceCell::new(), operations }
     }

@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use rhai::{ASTFlags, Expr, FnCallExpr, Position, ScriptFuncDef, Stmt};
+use rhai::{ASTFlags, Expr, FnCallExpr, Position, Stmt};
 use whystall_event::Unit;
 
 use super::codes::Code;
 use super::diag::{Place, Report};
-use super::lower::Functions;
+use super::lower::{Function, Functions};
 use super::manifest::{Manifest, ParamValue, RESERVED_WINDOWS};
 use super::natives::{self, Ty};
 use super::program::Prop;
@@ -31,7 +31,7 @@ pub(crate) struct Facts {
 }
 
 /// Checks every function of the file.
-pub(crate) fn check(functions: &Functions<'_>, manifest: &Manifest, report: &mut Report<'_>) -> Facts {
+pub(crate) fn check(functions: &Functions, manifest: &Manifest, report: &mut Report<'_>) -> Facts {
     let mut c = Checker {
         functions,
         manifest,
@@ -42,8 +42,8 @@ pub(crate) fn check(functions: &Functions<'_>, manifest: &Manifest, report: &mut
         called: HashSet::new(),
         returns: Vec::new(),
     };
-    let mut defs: Vec<&&ScriptFuncDef> = functions.values().collect();
-    defs.sort_by_key(|d| start(d));
+    let mut defs: Vec<&Function> = functions.values().collect();
+    defs.sort_by_key(|d| (Place::from(d.at), d.name.clone()));
     for def in &defs {
         let args: Vec<Ty> = match (def.name.as_str(), def.params.len()) {
             ("enter" | "leave", 2) => vec![Ty::Windows, Ty::Params],
@@ -70,11 +70,11 @@ pub(crate) fn check(functions: &Functions<'_>, manifest: &Manifest, report: &mut
         match def.name.as_str() {
             "enter" | "leave" if !matches!(result, Ty::Bool | Ty::Any) => {
                 let what = format!("`{}` returns {}, not true or false", def.name, result.name());
-                c.report.add(Code::NotBool, start(def), what);
+                c.report.add(Code::NotBool, def.at, what);
             }
             "verdict" if !matches!(result, Ty::Verdict | Ty::Any) => {
                 c.report
-                    .add(Code::TypeMismatch, start(def), format!("`verdict` returns {}, not a cause", result.name()))
+                    .add(Code::TypeMismatch, def.at, format!("`verdict` returns {}, not a cause", result.name()))
                     .help("each path must end in `cause(\"…\", \"high\").says(…)…`");
             }
             _ => {}
@@ -87,21 +87,15 @@ pub(crate) fn check(functions: &Functions<'_>, manifest: &Manifest, report: &mut
         let known = ["enter", "leave", "verdict"].contains(&def.name.as_str()) || def.name.starts_with("test_");
         let key = (def.name.to_string(), def.params.len());
         if !known && !c.called.contains(&key) {
-            c.report.add(Code::BadFunction, start(def), format!("nothing calls the function `{}`", def.name));
+            c.report.add(Code::BadFunction, def.at, format!("nothing calls the function `{}`", def.name));
             c.report.suggest(&def.name, ["enter", "leave", "verdict"]);
         }
     }
     c.facts
 }
 
-/// Where a function's body begins.
-pub(crate) fn start(def: &ScriptFuncDef) -> Place {
-    #[allow(irrefutable_let_patterns, reason = "a cargo feature of rhai adds a second kind of body")]
-    if let rhai::ScriptFuncPayload::Statements(b) = &def.body { b.position().into() } else { Place::default() }
-}
-
 struct Checker<'a, 'r> {
-    functions: &'a Functions<'a>,
+    functions: &'a Functions,
     manifest: &'a Manifest,
     report: &'a mut Report<'r>,
     facts: Facts,
@@ -114,23 +108,21 @@ struct Checker<'a, 'r> {
 }
 
 impl Checker<'_, '_> {
-    fn signature(&mut self, def: &ScriptFuncDef, message: &str) {
-        self.report.add(Code::BadFunction, start(def), message);
+    fn signature(&mut self, def: &Function, message: &str) {
+        self.report.add(Code::BadFunction, def.at, message);
     }
 
-    fn function(&mut self, def: &ScriptFuncDef, args: &[Ty]) -> Ty {
+    fn function(&mut self, def: &Function, args: &[Ty]) -> Ty {
         if !self.visited.insert((def.name.to_string(), args.to_vec())) {
             return Ty::Any;
         }
-        #[allow(irrefutable_let_patterns, reason = "a cargo feature of rhai adds a second kind of body")]
-        let rhai::ScriptFuncPayload::Statements(body) = &def.body else { return Ty::Any };
         let scope = def.params.iter().map(|p| p.to_string()).zip(args.iter().copied()).collect();
         let outer = std::mem::replace(&mut self.scope, scope);
         let outer_returns = std::mem::take(&mut self.returns);
-        let last = self.block(body.statements());
+        let last = self.block(&def.body);
         let mut returns = std::mem::replace(&mut self.returns, outer_returns);
         self.scope = outer;
-        if !always_returns(body.statements()) {
+        if !always_returns(&def.body) {
             returns.push(last);
         }
         let first = returns.first().copied().unwrap_or(Ty::Unit);
@@ -471,7 +463,7 @@ impl Checker<'_, '_> {
         {
             self.facts.causes.entry(s.to_string()).or_insert((*pos).into());
         }
-        if let Some(def) = self.functions.get(&(name.to_string(), args.len())).copied() {
+        if let Some(def) = self.functions.get(&(name.to_string(), args.len())) {
             self.called.insert((name.to_string(), args.len()));
             return self.function(def, &args);
         }
@@ -490,8 +482,9 @@ impl Checker<'_, '_> {
             return Ty::Any;
         }
         self.report.add(Code::UnknownFunction, at, format!("there is no function `{name}`"));
-        let own: Vec<String> = self.functions.keys().map(|(n, _)| n.clone()).collect();
-        self.report.suggest(name, natives::function_names().chain(own.iter().map(String::as_str)));
+        let mut names: Vec<&str> = natives::function_names().collect();
+        names.extend(self.functions.keys().map(|(n, _)| n.as_str()));
+        self.report.suggest(name, names);
         Ty::Any
     }
 
