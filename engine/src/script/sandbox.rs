@@ -168,7 +168,6 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
         .set_max_variables(256)
         .set_max_functions(128)
         .set_max_modules(0)
-        .set_strict_variables(true)
         .set_fail_on_invalid_map_property(true)
         .set_allow_anonymous_fn(false);
     for symbol in ["eval", "print", "debug", "import", "export"] {
