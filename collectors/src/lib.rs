@@ -6,15 +6,20 @@
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 mod error;
+pub mod fuzz;
+pub mod read;
 mod roots;
+pub mod scan;
 mod spec;
+pub mod values;
+pub mod vmstat;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[];
+pub const ALL: &[&Collector] = &[&vmstat::COLLECTOR];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {
