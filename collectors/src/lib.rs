@@ -7,9 +7,13 @@
 
 mod error;
 pub mod fuzz;
+pub mod meminfo;
+pub mod pressure;
 pub mod read;
 mod roots;
 pub mod scan;
+pub mod softirqs;
+pub mod softnet;
 mod spec;
 pub mod values;
 pub mod vmstat;
@@ -19,7 +23,13 @@ pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[&vmstat::COLLECTOR];
+pub const ALL: &[&Collector] = &[
+    &vmstat::COLLECTOR,
+    &meminfo::COLLECTOR,
+    &pressure::COLLECTOR,
+    &softirqs::COLLECTOR,
+    &softnet::COLLECTOR,
+];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {

@@ -3,13 +3,14 @@
 //!
 //! procfs, sysfs and cgroupfs produce a file's content anew when it is read from offset 0. A descriptor that has outlived
 //! its object (a removed cgroup, a device that went and came back) reports that as an error; the file is then opened again
-//! once. This module knows nothing of what it reads.
+//! once. This module knows nothing of what it reads; parsers are handed in.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::scan::Malformed;
 use crate::{CollectError, Unavailable};
 
 /// The most bytes that a file may have unless [`KeptFile::limit`] says otherwise.
@@ -94,6 +95,16 @@ impl KeptFile {
                 Err(CollectError::read(&self.path, e))
             }
         }
+    }
+
+    /// Reads the file and hands its content to `parse`, whose problems get this file's path.
+    pub fn parse<T>(
+        &mut self,
+        buf: &mut Buf,
+        parse: impl FnOnce(&[u8]) -> Result<T, Malformed>,
+    ) -> Result<T, CollectError> {
+        let bytes = self.read(buf)?;
+        parse(bytes).map_err(|e| e.at(&self.path))
     }
 
     fn try_read(&mut self, buf: &mut Buf) -> io::Result<usize> {

@@ -264,8 +264,7 @@ struct Vmstat {
 
 impl Polled for Vmstat {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
-        let bytes = self.file.read(&mut self.buf)?;
-        let values = parse_vmstat(bytes).map_err(|e| e.at(self.file.path()))?;
+        let values = self.file.parse(&mut self.buf, parse_vmstat)?;
         let mut batch = pass.batch(&self.stream);
         values.fill(&mut batch.row(Subject::Host), FIELDS);
         pass.batches.push(batch);
