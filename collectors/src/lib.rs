@@ -5,8 +5,11 @@
 //! over bytes with fixtures), and delivers [`Batch`]es. It never sees rules, windows or the config file. What it
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+pub mod buddyinfo;
+pub mod cpu;
 mod error;
 pub mod fuzz;
+pub mod interrupts;
 pub mod meminfo;
 pub mod pressure;
 pub mod read;
@@ -17,6 +20,7 @@ pub mod softnet;
 mod spec;
 pub mod values;
 pub mod vmstat;
+pub mod zoneinfo;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
@@ -26,9 +30,13 @@ pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 pub const ALL: &[&Collector] = &[
     &vmstat::COLLECTOR,
     &meminfo::COLLECTOR,
+    &zoneinfo::COLLECTOR,
+    &buddyinfo::COLLECTOR,
     &pressure::COLLECTOR,
+    &cpu::COLLECTOR,
     &softirqs::COLLECTOR,
     &softnet::COLLECTOR,
+    &interrupts::COLLECTOR,
 ];
 
 /// The collector called `name`.
