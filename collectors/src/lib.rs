@@ -6,11 +6,15 @@
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 pub mod buddyinfo;
+#[cfg(test)]
+mod compliance;
 pub mod cpu;
 mod error;
 pub mod fuzz;
 pub mod interrupts;
 pub mod meminfo;
+#[cfg(test)]
+mod oracle;
 pub mod pressure;
 pub mod read;
 mod roots;
