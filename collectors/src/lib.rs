@@ -5,16 +5,43 @@
 //! over bytes with fixtures), and delivers [`Batch`](whystall_event::Batch)es. It never sees rules, windows or the
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+pub mod buddyinfo;
+#[cfg(test)]
+mod compliance;
+pub mod cpu;
 mod error;
+pub mod fuzz;
+pub mod interrupts;
+pub mod meminfo;
+#[cfg(test)]
+mod oracle;
+pub mod pressure;
+pub mod read;
 mod roots;
+pub mod scan;
+pub mod softirqs;
+pub mod softnet;
 mod spec;
+pub mod values;
+pub mod vmstat;
+pub mod zoneinfo;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[];
+pub const ALL: &[&Collector] = &[
+    &vmstat::COLLECTOR,
+    &meminfo::COLLECTOR,
+    &zoneinfo::COLLECTOR,
+    &buddyinfo::COLLECTOR,
+    &pressure::COLLECTOR,
+    &cpu::COLLECTOR,
+    &softirqs::COLLECTOR,
+    &softnet::COLLECTOR,
+    &interrupts::COLLECTOR,
+];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {
