@@ -5,7 +5,10 @@
 //! over bytes with fixtures), and delivers [`Batch`]es. It never sees rules, windows or the config file. What it
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+mod cgroup;
+mod cpu_cgroup;
 mod error;
+mod memcg;
 mod roots;
 mod spec;
 
@@ -14,7 +17,7 @@ pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[];
+pub const ALL: &[&Collector] = &[&memcg::MEMCG, &cpu_cgroup::CPU_CGROUP];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {
