@@ -12,7 +12,7 @@ use whystall_event::{Batch, Field, Stream, Subject, SubjectKind, Unit};
 
 use crate::cgroup::mounts::{Hierarchies, Hierarchy, Version};
 use crate::cgroup::parse::{self, Quota};
-use crate::cgroup::tree::{FileSpec, Reading, Tree, hot, rare};
+use crate::cgroup::tree::{FileSpec, Reading, Tree, hot};
 use crate::cgroup::{self, fields};
 use crate::{Built, CollectError, Collector, Pass, Polled, Roots, Settings, Unavailable};
 
@@ -102,8 +102,8 @@ static V1: Layout = Layout {
     v2: false,
     files: &[
         hot(c"cpu.stat"),
-        rare(c"cpu.cfs_quota_us"),
-        rare(c"cpu.cfs_period_us"),
+        hot(c"cpu.cfs_quota_us"),
+        hot(c"cpu.cfs_period_us"),
     ],
     stat: Some(0),
     quota: Some((1, Some(2))),
@@ -115,8 +115,8 @@ static V1_JOINT: Layout = Layout {
     v2: false,
     files: &[
         hot(c"cpu.stat"),
-        rare(c"cpu.cfs_quota_us"),
-        rare(c"cpu.cfs_period_us"),
+        hot(c"cpu.cfs_quota_us"),
+        hot(c"cpu.cfs_period_us"),
         hot(c"cpuacct.usage"),
     ],
     stat: Some(0),
@@ -136,7 +136,7 @@ static CPUACCT: Layout = Layout {
 
 static V2: Layout = Layout {
     v2: true,
-    files: &[hot(c"cpu.stat"), rare(c"cpu.max"), hot(c"cpu.pressure")],
+    files: &[hot(c"cpu.stat"), hot(c"cpu.max"), hot(c"cpu.pressure")],
     stat: Some(0),
     quota: Some((1, None)),
     usage: None,
