@@ -35,7 +35,7 @@ static STREAMS: &[Stream] = &[Stream::sampled(
 )];
 
 /// The collector.
-pub static CPU_CGROUP: Collector = Collector {
+pub static COLLECTOR: Collector = Collector {
     name: "cpu_cgroup",
     help: "CPU time, quota, throttling and CPU pressure of each control group (v1, v2, hybrid)",
     streams: STREAMS,
@@ -333,7 +333,7 @@ mod tests {
         let path = "/kubepods/burstable/pod1f2e3d4c-5b6a-7980-a1b2-c3d4e5f60718/9a3c1e5f7b9d0e2c4a6b8d0f1e3c5a7b9d0e2c4a6b8d0f1e3c5a7b9d0e2c4a6b";
         let roots = fixture("cgroup-v1");
         let cpu = pass(&mut *collector(&roots));
-        let Ok(Built::Polled(mut memcg)) = (crate::memcg::MEMCG.build)(&roots, &Settings::new()) else {
+        let Ok(Built::Polled(mut memcg)) = (crate::memcg::COLLECTOR.build)(&roots, &Settings::new()) else {
             panic!("memcg does not build")
         };
         let memory = pass(&mut *memcg);

@@ -6,18 +6,35 @@
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 mod cgroup;
-mod cpu_cgroup;
+pub mod cpu_cgroup;
 mod error;
-mod memcg;
+pub mod fuzz;
+pub mod memcg;
+pub mod meminfo;
+pub mod pressure;
+pub mod read;
 mod roots;
+pub mod scan;
+pub mod softirqs;
+pub mod softnet;
 mod spec;
+pub mod values;
+pub mod vmstat;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[&memcg::MEMCG, &cpu_cgroup::CPU_CGROUP];
+pub const ALL: &[&Collector] = &[
+    &vmstat::COLLECTOR,
+    &meminfo::COLLECTOR,
+    &pressure::COLLECTOR,
+    &softirqs::COLLECTOR,
+    &softnet::COLLECTOR,
+    &memcg::COLLECTOR,
+    &cpu_cgroup::COLLECTOR,
+];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {

@@ -82,7 +82,7 @@ static STREAMS: &[Stream] = &[
 ];
 
 /// The collector.
-pub static MEMCG: Collector = Collector {
+pub static COLLECTOR: Collector = Collector {
     name: "memcg",
     help: "memory use, limit hits, reclaim and pressure of each control group (v1, v2, hybrid)",
     streams: STREAMS,
