@@ -15,11 +15,13 @@ pub mod pressure;
 pub mod read;
 mod roots;
 pub mod scan;
+pub mod schedstat;
 pub mod softirqs;
 pub mod softnet;
 mod spec;
 pub mod values;
 pub mod vmstat;
+pub mod zombie_memcg;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
@@ -34,6 +36,8 @@ pub const ALL: &[&Collector] = &[
     &softnet::COLLECTOR,
     &memcg::COLLECTOR,
     &cpu_cgroup::COLLECTOR,
+    &zombie_memcg::COLLECTOR,
+    &schedstat::COLLECTOR,
 ];
 
 /// The collector called `name`.
