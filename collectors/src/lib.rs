@@ -12,6 +12,11 @@ pub mod cpu;
 mod error;
 pub mod fuzz;
 pub mod interrupts;
+mod cgroup;
+pub mod cpu_cgroup;
+mod error;
+pub mod fuzz;
+pub mod memcg;
 pub mod meminfo;
 #[cfg(test)]
 mod oracle;
@@ -19,12 +24,14 @@ pub mod pressure;
 pub mod read;
 mod roots;
 pub mod scan;
+pub mod schedstat;
 pub mod softirqs;
 pub mod softnet;
 mod spec;
 pub mod values;
 pub mod vmstat;
 pub mod zoneinfo;
+pub mod zombie_memcg;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
@@ -41,6 +48,10 @@ pub const ALL: &[&Collector] = &[
     &softirqs::COLLECTOR,
     &softnet::COLLECTOR,
     &interrupts::COLLECTOR,
+    &memcg::COLLECTOR,
+    &cpu_cgroup::COLLECTOR,
+    &zombie_memcg::COLLECTOR,
+    &schedstat::COLLECTOR,
 ];
 
 /// The collector called `name`.
