@@ -6,7 +6,9 @@
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 mod error;
+pub mod health;
 mod roots;
+pub mod runner;
 mod spec;
 
 pub use error::{CollectError, Unavailable};
