@@ -7,6 +7,7 @@
 
 mod error;
 pub mod health;
+pub mod kernel_log;
 mod roots;
 pub mod runner;
 mod spec;
@@ -16,7 +17,7 @@ pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[];
+pub const ALL: &[&Collector] = &[&kernel_log::KERNEL_LOG];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {

@@ -306,3 +306,44 @@ fn stop_wakes_the_receiver_and_hands_out_what_is_queued() {
     assert!(matches!(runner.next(Duration::ZERO), Event::Stopped));
     assert_eq!(runner.stop(GIVE_UP), Vec::<String>::new());
 }
+
+/// What running costs when there is nothing to do: 15 collectors that read nothing, for 20 s.
+#[test]
+#[ignore = "measures for 20 s; run with --release --nocapture"]
+fn idle_cost() {
+    const NAMES: [&str; 15] = [
+        "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o",
+    ];
+    let jobs = NAMES
+        .map(|n| Job::new(n, Duration::from_secs(1), polled(n, |_| Ok(()))))
+        .into();
+    let mut runner = Runner::start(jobs, &Options::every(Duration::from_secs(1))).unwrap();
+    let usage = || {
+        // SAFETY: all zeros is a valid rusage, which the call fills.
+        let mut u: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `u` is valid for writing.
+        assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut u) }, 0);
+        let us = |t: libc::timeval| t.tv_sec * 1_000_000 + t.tv_usec;
+        (us(u.ru_utime) + us(u.ru_stime), u.ru_nvcsw)
+    };
+    let (mut ticks, mut late) = (0, Vec::new());
+    let mut before = usage();
+    while ticks < 21 {
+        if let Event::Tick(t) = runner.next(Duration::from_secs(10)) {
+            if ticks == 0 {
+                before = usage();
+            }
+            late.push(t.late_ns / 1000);
+            ticks += 1;
+        }
+    }
+    let after = usage();
+    late.sort_unstable();
+    println!(
+        "{} us CPU a minute, {} context switches a tick, tick after boundary: median {} us, worst {} us",
+        (after.0 - before.0) * 3,
+        (after.1 - before.1) as f64 / 20.0,
+        late[late.len() / 2],
+        late[late.len() - 1],
+    );
+}
