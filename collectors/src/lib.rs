@@ -6,6 +6,7 @@
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 mod error;
+pub mod exec;
 pub mod health;
 pub mod kernel_log;
 mod roots;
