@@ -5,6 +5,8 @@
 //! over bytes with fixtures), and delivers [`Batch`]es. It never sees rules, windows or the config file. What it
 //! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+#[cfg(test)]
+mod compliance;
 mod error;
 pub mod exec;
 pub mod health;

@@ -207,10 +207,8 @@ fn the_environment_is_small_and_descriptors_do_not_leak() {
     // A descriptor of ours without close-on-exec.
     let open = std::fs::File::open("/dev/null").unwrap();
     // SAFETY: an open descriptor, no memory.
-    assert_eq!(
-        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&open), libc::F_SETFD, 0) },
-        0
-    );
+    let cleared = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&open), libc::F_SETFD, 0) };
+    assert_eq!(cleared, 0);
     let script = r#"
         n=0; for fd in "$WHYSTALL_PROC"/self/fd/*; do [ -e "$fd" ] && n=$((n + 1)); done
         echo "{\"fds\":$n,\"group\":\"$(cut -d' ' -f5 "$WHYSTALL_PROC"/$$/stat)=$$\",\"env\":\"$(env | cut -d= -f1 | sort | tr '\n' ' ')\"}""#;
