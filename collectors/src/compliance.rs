@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -214,15 +214,17 @@ fn check_empty_root(c: &Collector, roots: &Roots) -> Vec<String> {
     }
 }
 
-/// Copies the small files of the real roots, each changed by `change`, and the shape of their directories.
-fn copy_tree(from: &Roots, to: &Roots, change: &dyn Fn(&Path, Vec<u8>) -> Vec<u8>) {
-    // What collectors of this crate read, and some more; directories with a depth.
+/// A file of a tree: its path below the roots' directory, such as `proc/stat`, and its content.
+type TreeFile = (PathBuf, Vec<u8>);
+
+/// The small files of the real roots that collectors read, and some more.
+fn real_tree() -> Vec<TreeFile> {
+    // Each with the depth of its directories that is taken.
     const TREES: &[(&str, usize)] = &[
         ("proc", 0),
         ("proc/pressure", 0),
         ("proc/self", 0),
         ("proc/1", 0),
-        ("proc/thread-self", 0),
         ("proc/net", 0),
         ("proc/sys/vm", 0),
         ("proc/sys/kernel", 0),
@@ -233,15 +235,21 @@ fn copy_tree(from: &Roots, to: &Roots, change: &dyn Fn(&Path, Vec<u8>) -> Vec<u8
         ("sys/class/net/lo/statistics", 0),
         ("sys/kernel/mm/transparent_hugepage", 0),
     ];
+    let real = Roots::default();
+    let mut files = Vec::new();
     for (tree, depth) in TREES {
-        let (root, rest) = tree.split_once('/').unwrap_or((tree, ""));
-        let side = |r: &Roots| if root == "proc" { r.proc(rest) } else { r.sys(rest) };
-        copy_dir(&side(from), &side(to), *depth, change);
+        let path = match tree.split_once('/') {
+            Some(("sys", rest)) => real.sys(rest),
+            Some((_, rest)) => real.proc(rest),
+            None => real.proc.clone(),
+        };
+        read_dir(&path, Path::new(tree), *depth, &mut files);
     }
+    files
 }
 
 /// Interfaces that block, grow or cost too much to be read whole.
-const NOT_COPIED: &[&str] = &[
+const NOT_READ: &[&str] = &[
     "kmsg",
     "kcore",
     "kpagecount",
@@ -251,32 +259,44 @@ const NOT_COPIED: &[&str] = &[
     "pagemap",
     "trace_pipe",
     "clear_refs",
+    "slabinfo",
     "sysrq-trigger",
+    "kallsyms",
 ];
 
-fn copy_dir(from: &Path, to: &Path, depth: usize, change: &dyn Fn(&Path, Vec<u8>) -> Vec<u8>) {
-    const MOST_ENTRIES: usize = 300;
-    const MOST_BYTES: u64 = 64 << 10;
-    let Ok(entries) = fs::read_dir(from) else { return };
-    if fs::create_dir_all(to).is_err() {
-        return;
-    }
-    for entry in entries.flatten().take(MOST_ENTRIES) {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
+fn read_dir(dir: &Path, name: &Path, depth: usize, files: &mut Vec<TreeFile>) {
+    const MOST_FILES: usize = 100;
+    const MOST_DIRS: usize = 4;
+    const MOST_BYTES: u64 = 32 << 10;
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    let (mut dirs, before) = (0, files.len());
+    for entry in entries.flatten() {
+        let (path, name) = (entry.path(), name.join(entry.file_name()));
         let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_dir() && depth > 0 {
-            copy_dir(&path, &to, depth - 1, change);
-        } else if kind.is_file() && !NOT_COPIED.iter().any(|n| entry.file_name() == *n) {
+        if kind.is_dir() && depth > 0 && dirs < MOST_DIRS {
+            dirs += 1;
+            read_dir(&path, &name, depth - 1, files);
+        } else if kind.is_file()
+            && files.len() - before < MOST_FILES
+            && !NOT_READ.iter().any(|n| entry.file_name() == *n)
+            && let Ok(file) = fs::File::open(&path)
+        {
             let mut bytes = Vec::new();
-            let opened = fs::File::open(&path);
-            let read = opened.and_then(|f| {
-                std::io::Read::read_to_end(&mut std::io::Read::take(f, MOST_BYTES), &mut bytes)
-            });
-            if read.is_ok() {
-                // A place that cannot be written is left out of the copy.
-                let _ = fs::write(to, change(&path, bytes));
+            if std::io::Read::read_to_end(&mut std::io::Read::take(file, MOST_BYTES), &mut bytes).is_ok() {
+                files.push((name, bytes));
             }
         }
+    }
+}
+
+/// Writes a tree below `dir`, each file changed by `change`.
+fn write_tree(files: &[TreeFile], dir: &Path, change: fn(&Path, Vec<u8>) -> Vec<u8>) {
+    for (name, bytes) in files {
+        let path = dir.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).unwrap();
+        }
+        fs::write(path, change(name, bytes.clone())).unwrap();
     }
 }
 
@@ -393,10 +413,11 @@ fn an_empty_root() {
 #[test]
 fn spoiled_files() {
     let mut found = Vec::new();
+    let tree = real_tree();
     for (how, spoil) in SPOILS {
         let dir = tempfile::tempdir().unwrap();
         let roots = Roots::under(dir.path());
-        copy_tree(&Roots::default(), &roots, spoil);
+        write_tree(&tree, dir.path(), *spoil);
         for c in ALL {
             match run(c, &roots, 2, SEC) {
                 Err(e) => found.push(format!("{how}: {e}")),
