@@ -2,8 +2,8 @@
 //!
 //! A collector is built once from its own settings and then either *polled* (a pass each interval) or *streaming* (its
 //! own loop). It reads files below replaceable roots ([`Roots`]), keeps reading and parsing apart (a pure `parse_*`
-//! over bytes with fixtures), and delivers [`Batch`]es. It never sees rules, windows or the config file. What it
-//! cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
+//! over bytes with fixtures), and delivers [`Batch`](whystall_event::Batch)es. It never sees rules, windows or the
+//! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 #[cfg(test)]
 mod compliance;

@@ -70,7 +70,12 @@ pub struct Pass {
 impl Pass {
     /// A pass beginning at `at` with a budget in nanoseconds.
     pub fn new(at: Stamp, clock: fn() -> Stamp, budget_ns: u64) -> Pass {
-        Pass { at, clock, deadline_ns: at.boot_ns.saturating_add(budget_ns), batches: Vec::new() }
+        Pass {
+            at,
+            clock,
+            deadline_ns: at.boot_ns.saturating_add(budget_ns),
+            batches: Vec::new(),
+        }
     }
 
     /// An empty batch of `stream` at the time of the pass. Push it to [`Pass::batches`] when it is filled.
@@ -91,7 +96,7 @@ impl Pass {
 
 /// Delivers as things happen.
 pub trait Streaming: Send {
-    /// Runs until `stop` is set or the source ends for good. Wakes at least every [`Streaming::HEARTBEAT`] to deliver a
+    /// Runs until `stop` is set or the source ends for good. Wakes at least every `HEARTBEAT` to deliver a
     /// batch, empty if nothing happened, so that silence is known to be silence.
     fn run(&mut self, sink: &dyn Sink, stop: &Stop) -> Result<(), CollectError>;
 }
