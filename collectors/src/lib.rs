@@ -6,7 +6,7 @@
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 #[cfg(test)]
-mod compliance;
+mod conduct;
 mod error;
 pub mod exec;
 pub mod health;
@@ -20,7 +20,7 @@ pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[&kernel_log::KERNEL_LOG];
+pub const ALL: &[&Collector] = &[&kernel_log::COLLECTOR];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {

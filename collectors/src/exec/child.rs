@@ -2,8 +2,6 @@
 //!
 //! A program that leaves its group (setsid, a daemon) is out of reach; a service manager ends those by cgroup.
 
-#![allow(clippy::disallowed_methods, reason = "the one place that starts programs")]
-
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -82,6 +80,10 @@ impl Process {
     /// killed by the kernel if whystall dies.
     pub(super) fn start(config: &Config) -> io::Result<Process> {
         let program = find(config).ok_or(io::ErrorKind::NotFound)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "exec collectors are programs, watched and bounded"
+        )]
         let mut command = Command::new(program);
         command
             .args(config.command.get(1..).unwrap_or_default())

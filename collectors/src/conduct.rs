@@ -1,4 +1,4 @@
-//! What every collector must keep to, checked for all of [`crate::ALL`]: declarations, rows, counters, and behaviour where
+//! How every collector must behave, checked for all of [`crate::ALL`]: declarations, rows, counters, and behaviour where
 //! files are missing, empty, cut or garbage.
 //!
 //! Checks return what they found, so that tests below can show that they find it.
@@ -259,6 +259,8 @@ const NOT_READ: &[&str] = &[
     "pagemap",
     "trace_pipe",
     "clear_refs",
+    "stat_refresh",
+    "pagetypeinfo",
     "slabinfo",
     "sysrq-trigger",
     "kallsyms",
