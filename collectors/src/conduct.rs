@@ -392,17 +392,6 @@ fn declarations() {
 }
 
 #[test]
-fn settings_are_checked() {
-    for c in ALL {
-        let mut settings = Settings::new();
-        settings.insert("no such setting".into(), 1.into());
-        let e = (c.build)(&Roots::default(), &settings).err();
-        // One that cannot work here may say so first.
-        assert!(e.is_some(), "{}: takes settings that it does not have", c.name);
-    }
-}
-
-#[test]
 fn an_empty_root() {
     let dir = tempfile::tempdir().unwrap();
     let found: Vec<String> = ALL

@@ -169,7 +169,9 @@ impl Process {
         self.signal_group(libc::SIGKILL);
         if self.wait_exited(KILL_GRACE) {
             self.reaped = true;
-            (self.child.wait().ok(), None)
+            let status = self.child.wait().ok();
+            reap_group(self.pid);
+            (status, None)
         } else {
             (None, Some(self))
         }
@@ -214,6 +216,20 @@ impl Drop for Process {
             if self.wait_exited(Duration::from_millis(100)) {
                 let _ = self.child.wait();
             }
+        }
+    }
+}
+
+/// Reaps what is left of a killed group where we are its parent now: as the first process of a container, or as a
+/// subreaper. Elsewhere there is nothing to reap.
+fn reap_group(group: libc::pid_t) {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        // SAFETY: no status is asked for; WNOHANG does not block.
+        match unsafe { libc::waitpid(-group, std::ptr::null_mut(), libc::WNOHANG) } {
+            0 => std::thread::sleep(Duration::from_millis(5)),
+            pid if pid > 0 => {}
+            _ => return,
         }
     }
 }
