@@ -6,16 +6,19 @@
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 pub mod buddyinfo;
+mod cgroup;
 #[cfg(test)]
 mod compliance;
+#[cfg(test)]
+mod conduct;
 pub mod cpu;
-mod error;
-pub mod fuzz;
-pub mod interrupts;
-mod cgroup;
 pub mod cpu_cgroup;
 mod error;
+pub mod exec;
 pub mod fuzz;
+pub mod health;
+pub mod interrupts;
+pub mod kernel_log;
 pub mod memcg;
 pub mod meminfo;
 #[cfg(test)]
@@ -23,6 +26,7 @@ mod oracle;
 pub mod pressure;
 pub mod read;
 mod roots;
+pub mod runner;
 pub mod scan;
 pub mod schedstat;
 pub mod softirqs;
@@ -30,8 +34,8 @@ pub mod softnet;
 mod spec;
 pub mod values;
 pub mod vmstat;
-pub mod zoneinfo;
 pub mod zombie_memcg;
+pub mod zoneinfo;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
@@ -45,13 +49,14 @@ pub const ALL: &[&Collector] = &[
     &buddyinfo::COLLECTOR,
     &pressure::COLLECTOR,
     &cpu::COLLECTOR,
+    &schedstat::COLLECTOR,
     &softirqs::COLLECTOR,
     &softnet::COLLECTOR,
     &interrupts::COLLECTOR,
     &memcg::COLLECTOR,
     &cpu_cgroup::COLLECTOR,
     &zombie_memcg::COLLECTOR,
-    &schedstat::COLLECTOR,
+    &kernel_log::COLLECTOR,
 ];
 
 /// The collector called `name`.
