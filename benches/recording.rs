@@ -25,7 +25,12 @@ impl Rng {
 
 fn subjects() -> Vec<Subject> {
     let mut rng = Rng(7);
-    let mut hex = |n: usize| (0..n.div_ceil(16)).map(|_| format!("{:016x}", rng.next())).collect::<String>()[..n].to_string();
+    let mut hex = |n: usize| {
+        (0..n.div_ceil(16))
+            .map(|_| format!("{:016x}", rng.next()))
+            .collect::<String>()[..n]
+            .to_string()
+    };
     (0..SUBJECTS)
         .map(|_| {
             let (pod, id) = (hex(32), hex(64));
@@ -35,7 +40,10 @@ fn subjects() -> Vec<Subject> {
 }
 
 fn at(tick: u64) -> Stamp {
-    Stamp { boot_ns: (100 + tick) * SEC + tick % 7 * 1000, wall_ns: (1_800_000_000 + tick) * SEC + tick % 5 * 900 }
+    Stamp {
+        boot_ns: (100 + tick) * SEC + tick % 7 * 1000,
+        wall_ns: (1_800_000_000 + tick) * SEC + tick % 5 * 900,
+    }
 }
 
 /// How a counter moves in one tick for subject `i`.
@@ -69,7 +77,12 @@ fn record(fields: usize, step: Step) -> (Vec<u8>, f64) {
         }
         let begun = Instant::now();
         writer.batch(&batch).unwrap();
-        writer.tick(&Tick { at: at(tick), ..Tick::default() }).unwrap();
+        writer
+            .tick(&Tick {
+                at: at(tick),
+                ..Tick::default()
+            })
+            .unwrap();
         spent += begun.elapsed().as_secs_f64();
     }
     (writer.finish().unwrap().0, spent)
@@ -93,7 +106,10 @@ fn replay(bytes: &[u8]) -> (f64, u64) {
 fn binary(name: &str, fields: usize, step: Step) {
     let samples = (SUBJECTS * fields) as f64 * TICKS as f64;
     let (bytes, write) = record(fields, step);
-    let (read, rows) = (0..5).map(|_| replay(&bytes)).min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    let (read, rows) = (0..5)
+        .map(|_| replay(&bytes))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap();
     assert_eq!(rows, SUBJECTS as u64 * TICKS);
     println!(
         "{name:<44} {:>6.2} B/sample  write {:>5.1} ns/sample  read {:>5.2} ns/sample ({:.0} M/s)",
@@ -106,9 +122,23 @@ fn binary(name: &str, fields: usize, step: Step) {
 
 fn main() {
     println!("recording: {SUBJECTS} cgroups, {TICKS} ticks");
-    binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| r.next() % 10_000);
-    binary("1 counter, a tenth busy", 1, |r, i| if i.is_multiple_of(10) { r.next() % 10_000 } else { 0 });
+    binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| {
+        r.next() % 10_000
+    });
+    binary("1 counter, a tenth busy", 1, |r, i| {
+        if i.is_multiple_of(10) {
+            r.next() % 10_000
+        } else {
+            0
+        }
+    });
     binary("1 counter, small steps (0..100)", 1, |r, _| r.next() % 100);
-    binary("10 counters, a tenth busy", 10, |r, i| if i.is_multiple_of(10) { r.next() % 10_000 } else { 0 });
+    binary("10 counters, a tenth busy", 10, |r, i| {
+        if i.is_multiple_of(10) {
+            r.next() % 10_000
+        } else {
+            0
+        }
+    });
     binary("10 counters, all busy (0..100000)", 10, |r, _| r.next() % 100_000);
 }

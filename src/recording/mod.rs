@@ -13,6 +13,9 @@ mod window;
 mod wire;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use format::{Header, MAGIC, VERSION};
 pub use reader::{Ending, ReadError, Reader, Summary};
 pub use record::Tick;

@@ -8,10 +8,12 @@ use memchr::memmem;
 
 use super::Item;
 use super::decode::{Decoded, Decoder};
-use super::format::{BLOCK_HEAD, BlockHead, END, FILE_HEAD, Header, KEY, MAGIC, MARKER, PACKED, VERSION, limit};
+use super::format::{
+    BLOCK_HEAD, BlockHead, END, FILE_HEAD, Header, KEY, MAGIC, MARKER, PACKED, VERSION, limit,
+};
 use super::pack;
-use super::wire::{Bad, Cursor};
 use super::window::Window;
+use super::wire::{Bad, Cursor};
 
 /// Why a recording could not be read, or not there.
 #[derive(Debug, thiserror::Error)]
@@ -80,13 +82,23 @@ pub struct Summary {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "read {} ticks and {} events in {} blocks", self.ticks, self.rows, self.blocks)?;
+        write!(
+            f,
+            "read {} ticks and {} events in {} blocks",
+            self.ticks, self.rows, self.blocks
+        )?;
         match self.ending {
             Ending::Cut { offset, bytes: 0 } => {
-                write!(f, "; the recording was not ended properly and stops at byte {offset}")?;
+                write!(
+                    f,
+                    "; the recording was not ended properly and stops at byte {offset}"
+                )?;
             }
             Ending::Cut { offset, bytes } => {
-                write!(f, "; the recording is cut at byte {offset}, the {bytes} bytes after it are no whole block")?;
+                write!(
+                    f,
+                    "; the recording is cut at byte {offset}, the {bytes} bytes after it are no whole block"
+                )?;
             }
             Ending::NotReached | Ending::Finished => {}
         }
@@ -140,7 +152,9 @@ impl<R: Read> Reader<R> {
         if !head.starts_with(&MAGIC[..head.len().min(MAGIC.len())]) {
             return not("it does not begin like one");
         }
-        let &[.., v0, v1, l0, l1, l2, l3] = head else { return not("it ends within its header") };
+        let &[.., v0, v1, l0, l1, l2, l3] = head else {
+            return not("it ends within its header");
+        };
         if head.len() < FILE_HEAD {
             return not("it ends within its header");
         }
@@ -153,7 +167,10 @@ impl<R: Read> Reader<R> {
             return not("its header is longer than 64 KiB");
         }
         let all = input.fill(FILE_HEAD + length + 4)?;
-        let Some((before, crc)) = all.split_at_checked(FILE_HEAD + length).filter(|(_, crc)| crc.len() == 4) else {
+        let Some((before, crc)) = all
+            .split_at_checked(FILE_HEAD + length)
+            .filter(|(_, crc)| crc.len() == 4)
+        else {
             return not("it ends within its header");
         };
         if crc32fast::hash(before).to_le_bytes() != crc {
@@ -313,7 +330,9 @@ impl<R: Read> Reader<R> {
         self.need_key = true;
         let mut followed = within;
         let resume = loop {
-            let Some((at, head)) = self.seek()? else { break None };
+            let Some((at, head)) = self.seek()? else {
+                break None;
+            };
             followed = true;
             if head.flags & KEY != 0 {
                 self.number = head.number;
@@ -337,7 +356,11 @@ impl<R: Read> Reader<R> {
             return Ok(None);
         }
         self.summary.damaged += 1;
-        Ok(Some(ReadError::Damaged { offset, what: what.0, resume }))
+        Ok(Some(ReadError::Damaged {
+            offset,
+            what: what.0,
+            resume,
+        }))
     }
 
     /// Moves to the next block whose checksums hold.
@@ -356,20 +379,24 @@ impl<R: Read> Reader<R> {
                 continue;
             };
             self.input.skip(found);
-            let head = match <&[u8; BLOCK_HEAD]>::try_from(self.input.fill(BLOCK_HEAD)?).map(BlockHead::decode) {
-                Ok(Ok(head)) => head,
-                Ok(Err(_)) => {
-                    self.input.skip(1);
-                    continue;
-                }
-                Err(_) => {
-                    self.input.skip(BLOCK_HEAD);
-                    return Ok(None);
-                }
-            };
+            let head =
+                match <&[u8; BLOCK_HEAD]>::try_from(self.input.fill(BLOCK_HEAD)?).map(BlockHead::decode) {
+                    Ok(Ok(head)) => head,
+                    Ok(Err(_)) => {
+                        self.input.skip(1);
+                        continue;
+                    }
+                    Err(_) => {
+                        self.input.skip(BLOCK_HEAD);
+                        return Ok(None);
+                    }
+                };
             let whole = BLOCK_HEAD + head.stored;
             let bytes = self.input.fill(whole)?;
-            let (left, good) = (bytes.len(), bytes.get(BLOCK_HEAD..whole).map(crc32fast::hash) == Some(head.crc));
+            let (left, good) = (
+                bytes.len(),
+                bytes.get(BLOCK_HEAD..whole).map(crc32fast::hash) == Some(head.crc),
+            );
             if good {
                 return Ok(Some((self.input.offset(), head)));
             }
