@@ -22,10 +22,8 @@ impl Cpu {
             tv_nsec: 0,
         };
         // SAFETY: the pointer is to a timespec that lives through the call.
-        assert_eq!(
-            unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) },
-            0
-        );
+        let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
+        assert_eq!(done, 0);
         Cpu(t.tv_sec as f64 + t.tv_nsec as f64 / 1e9)
     }
 

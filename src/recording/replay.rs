@@ -15,9 +15,9 @@ pub type Input = Box<dyn Read + Send>;
 /// A recording that is read back.
 pub enum Replay {
     /// The binary form.
-    Binary(Reader<Input>),
+    Binary(Box<Reader<Input>>),
     /// JSON lines.
-    Json(JsonReader<Input>),
+    Json(Box<JsonReader<Input>>),
 }
 
 impl std::fmt::Debug for Replay {
@@ -62,9 +62,9 @@ impl Replay {
         let binary = first.first() == MAGIC.first();
         let input: Input = Box::new(io::Cursor::new(first).chain(input));
         Ok(if binary {
-            Replay::Binary(Reader::new(input)?)
+            Replay::Binary(Box::new(Reader::new(input)?))
         } else {
-            Replay::Json(JsonReader::new(input, schema, interval_ns))
+            Replay::Json(Box::new(JsonReader::new(input, schema, interval_ns)))
         })
     }
 
