@@ -1,4 +1,4 @@
-//! whystall as the lab runs it: the built binary with a state directory of its own and no rules or receivers from this
+//! whystall as the lab runs it: the built binary (or the one that LAB_WHYSTALL names, such as an installed one), with a state directory of its own and no rules or receivers from this
 //! host, its lines stamped as they arrive.
 
 use std::fs;
@@ -38,7 +38,8 @@ impl Daemon {
         let config = scratch.join("whystall.toml");
         // All defaults, but deaf to rules that an operator of this host has added.
         fs::write(&config, "rules_dirs = []\n").with_context(|| format!("{config:?}"))?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_whystall"));
+        let built = env!("CARGO_BIN_EXE_whystall").into();
+        let mut command = Command::new(std::env::var_os("LAB_WHYSTALL").unwrap_or(built));
         command
             .arg("run")
             .arg("--config")

@@ -71,10 +71,7 @@ fn trials(lab: &Arc<Mutex<run::Lab>>) -> Vec<Trial> {
                 .map_err(|_| Failed::from("an earlier fault panicked"))?;
             match lab.run(fault) {
                 Ok(run::Outcome::Passed) => Ok(Completion::Completed),
-                Ok(run::Outcome::Skipped(why)) => {
-                    println!("\n  skipped: {why}");
-                    Ok(Completion::ignored_with(why))
-                }
+                Ok(run::Outcome::Skipped(why)) => Ok(Completion::ignored_with(format!("skipped: {why}"))),
                 Err(e) => Err(Failed::from(format!("{e:#}"))),
             }
         })

@@ -76,7 +76,7 @@ impl Host {
 
     /// `Err` unless `mib` of memory are available, with 4 GiB left to others.
     pub(crate) fn needs_memory(&self, mib: u64) -> Result<(), String> {
-        let available = available_mib().ok_or("no MemAvailable in /proc/meminfo")?;
+        let available = meminfo_mib("MemAvailable:")?;
         let needed = mib + 4096;
         if available < needed {
             return Err(format!("{available} MiB of memory are available, needs {needed}"));
@@ -85,10 +85,13 @@ impl Host {
     }
 }
 
-fn available_mib() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? >> 10)
+/// One line of `/proc/meminfo` in MiB.
+pub(crate) fn meminfo_mib(name: &str) -> Result<u64, String> {
+    let text = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix(name));
+    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.map(|kib| kib >> 10)
+        .ok_or_else(|| format!("/proc/meminfo has no {name}"))
 }
 
 /// One run of one fault. Dropping it removes what it made.

@@ -9,7 +9,7 @@ use super::settings;
 use crate::counters::Snapshot;
 use crate::expect::Expect;
 use crate::kid::Kid;
-use crate::scene::{Fault, Host, Proof, Scene};
+use crate::scene::{Fault, Host, Proof, Scene, meminfo_mib};
 
 /// An operator reclaims a container's page cache by hand, five times over 256 MiB: v1 `memory.force_empty`, v2
 /// `memory.reclaim`. The kernel reports memcg reclaim with a duration, as for a fault, but no task of the container
@@ -71,10 +71,15 @@ pub(super) const KSWAPD_ONLY: Fault = Fault {
 
 const WATERMARKS: &str = "/proc/sys/vm/watermark_scale_factor";
 const ENOUGH_SCANNED: u64 = 100_000;
+const MOST_MEMORY_MIB: u64 = 48 << 10;
 
 fn kswapd_available(host: &Host) -> Result<(), String> {
     host.needs_disk(16)?;
     host.needs_memory(1024)?;
+    let total = meminfo_mib("MemTotal:")?;
+    if total > MOST_MEMORY_MIB {
+        return Err(format!("{total} MiB of memory cannot be filled in 20 s"));
+    }
     match File::options().write(true).open(WATERMARKS) {
         Ok(_) => Ok(()),
         Err(e) => Err(format!("{WATERMARKS}: {e}")),
