@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use whystall_event::format_rfc3339;
 
 use crate::cgroup::Layout;
@@ -107,6 +107,19 @@ impl Lab {
     }
 }
 
+/// A row of the table: the fault and up to three cells; those missing are dashes.
+fn row_of(name: &str, cells: &[&str]) -> String {
+    let width = if flag("LAB_DRY") { 2 } else { 3 };
+    let padding = std::iter::repeat_n("–", width - cells.len().min(width));
+    let cells: String = cells
+        .iter()
+        .copied()
+        .chain(padding)
+        .map(|cell| format!(" {cell} |"))
+        .collect();
+    format!("| `{name}` |{cells}")
+}
+
 /// The fault alone, without whystall.
 fn dry(host: &Host, fault: &Fault) -> Result<String> {
     let start = Instant::now();
@@ -141,17 +154,15 @@ fn watched(host: &Host, fault: &Fault) -> Result<String> {
         .iter()
         .map(|l| format!("    {}\n", l.text))
         .collect();
-    let judged = judged.with_context(|| {
-        format!(
-            "over the run: {delta}\n  verdict lines:\n{lines}  its log:\n{}",
-            daemon.stderr_tail()
-        )
+    let judged = judged.map_err(|e| {
+        let log = daemon.stderr_tail();
+        anyhow!("{e:#}\n  over the run: {delta}\n  verdict lines:\n{lines}  its log:\n{log}")
     });
     let name = fault.name;
     Ok(match judged? {
         None => {
             println!("  silent as expected; {delta}");
-            format!("| `{name}` | silent | – | – |")
+            row_of(name, &["silent"])
         }
         Some(Seen {
             rule,
@@ -160,7 +171,7 @@ fn watched(host: &Host, fault: &Fault) -> Result<String> {
             latency_ms,
         }) => {
             println!("  {rule} {cause} about {subject}, {latency_ms:.0} ms after the onset");
-            format!("| `{name}` | {rule} | {cause} | {:.1} s |", latency_ms / 1e3)
+            row_of(name, &[&rule, &cause, &format!("{:.2} s", latency_ms / 1e3)])
         }
     })
 }

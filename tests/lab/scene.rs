@@ -74,10 +74,10 @@ impl Host {
         Ok(())
     }
 
-    /// `Err` unless `mib` of memory are available, with 4 GiB left to others.
+    /// `Err` unless `mib` of memory are available, with as much again, at least 1 GiB, left to others.
     pub(crate) fn needs_memory(&self, mib: u64) -> Result<(), String> {
         let available = meminfo_mib("MemAvailable:")?;
-        let needed = mib + 4096;
+        let needed = mib + mib.max(1024);
         if available < needed {
             return Err(format!("{available} MiB of memory are available, needs {needed}"));
         }

@@ -130,7 +130,7 @@ fn compile_burst(scene: &mut Scene<'_>) -> Result<Proof> {
     drop(slots);
     let delta = Snapshot::take().since(&before);
     Ok(Proof::default()
-        .must(done > 100, format!("{done} processes"))
+        .must(done > 50, format!("{done} processes"))
         .note(delta.to_string()))
 }
 
@@ -142,7 +142,7 @@ pub(super) const FILE_COPY: Fault = Fault {
     expect: Expect::Silence,
     available: |host| {
         host.needs_disk(2048)?;
-        host.needs_memory(2048)
+        host.needs_memory(1024)
     },
     run: file_copy,
 };
