@@ -174,13 +174,22 @@ pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
     check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
 }
 
-/// Asks the kernel to drop the file's clean pages from the page cache.
-pub(crate) fn drop_cache(file: &File) -> io::Result<()> {
+fn advise(file: &File, from: u64, len: u64, advice: libc::c_int) -> io::Result<()> {
     // SAFETY: a valid descriptor and plain integers.
-    match unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), from as i64, len as i64, advice) } {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
     }
+}
+
+/// Asks the kernel to drop the file's clean pages from the page cache.
+pub(crate) fn drop_cache(file: &File) -> io::Result<()> {
+    advise(file, 0, 0, libc::POSIX_FADV_DONTNEED)
+}
+
+/// Asks the kernel to read a part of the file into the page cache.
+pub(crate) fn prefetch(file: &File, from: u64, len: u64) -> io::Result<()> {
+    advise(file, from, len, libc::POSIX_FADV_WILLNEED)
 }
 
 /// What the file system at `path` can give: its free bytes for root, and whether files there live in memory.

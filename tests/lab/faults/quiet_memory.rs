@@ -48,7 +48,7 @@ fn operator_reclaim(scene: &mut Scene<'_>) -> Result<Proof> {
     scene.keep(group);
     Ok(Proof::default()
         .must(
-            held >= 256 && dropped * 10 >= held * 8,
+            held >= 64 && dropped * 10 >= held * 8,
             format!(
                 "{dropped} of {held} MiB reclaimed in five turns, {} ms in all",
                 took.as_millis()
@@ -58,10 +58,11 @@ fn operator_reclaim(scene: &mut Scene<'_>) -> Result<Proof> {
 }
 
 /// Page cache fills memory until kswapd reclaims in the background, and nobody reclaims directly: a backup on a healthy
-/// node. Sparse files are read, so no disk is used.
+/// node. Sparse files fill it, so no disk is used.
 ///
-/// The watermarks are spread first (`vm.watermark_scale_factor` 2000, restored afterwards), so that kswapd wakes with a
-/// fifth of memory still free: free memory never comes near the `min` watermark or below 4 GiB on a host of 24 GiB.
+/// The watermarks are spread first (`vm.watermark_scale_factor` 2000, restored afterwards), so that kswapd wakes with 20 %
+/// of memory still free and nobody comes near the `min` watermark. More would evict so much that others' files are read
+/// again all the time, which is pressure indeed.
 /// Bounds: 25 s; only clean page cache. Proof: `pgscan_kswapd` rises, `allocstall` stays below 50 a second.
 pub(super) const KSWAPD_ONLY: Fault = Fault {
     name: "quiet_kswapd",
@@ -92,14 +93,14 @@ fn kswapd_only(scene: &mut Scene<'_>) -> Result<Proof> {
     let before = Snapshot::take();
     scene.sysctl(WATERMARKS, "2000")?;
     let mut kids = Vec::new();
-    for i in 0..2 {
+    for i in 0..4 {
         let path = dir.join(format!("sparse-{i}"));
         let file = File::create_new(&path).with_context(|| format!("{path:?}"))?;
         file.set_len(64 << 30).with_context(|| format!("{path:?}"))?;
         kids.push(Kid::start(
-            "stream",
+            "prefetch",
             None,
-            &settings![for_ms = 25_000, file = path.display()],
+            &settings![for_ms = 25_000, mib = 64 << 10, file = path.display()],
         )?);
     }
     let end = Instant::now() + Duration::from_secs(20);
@@ -111,8 +112,11 @@ fn kswapd_only(scene: &mut Scene<'_>) -> Result<Proof> {
     scene.sleep(Duration::from_secs(4))?;
     drop(kids);
     let delta = Snapshot::take().since(&before);
+    let scanned = delta.vmstat("pgscan_kswapd");
+    let filled =
+        format!("pgscan_kswapd +{scanned} (0: the CPUs are too busy to fill memory in 20 s); {delta}");
     let stalls = delta.vmstat("allocstall") as f64 / delta.seconds;
     Ok(Proof::default()
-        .must(delta.vmstat("pgscan_kswapd") >= ENOUGH_SCANNED, delta.to_string())
+        .must(scanned >= ENOUGH_SCANNED, filled)
         .must(stalls < 50.0, format!("{stalls:.1} direct reclaims a second")))
 }
