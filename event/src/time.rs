@@ -28,9 +28,7 @@ impl Stamp {
 /// Reads a duration such as `500ms`, `10s`, `1.5h` or `2d` into nanoseconds.
 pub fn parse_duration(s: &str) -> Result<u64, String> {
     let s = s.trim();
-    let split = s
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(s.len());
+    let split = s.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(s.len());
     let (number, unit) = s.split_at(split);
     let ns = match unit.trim() {
         "ns" => 1.0,
@@ -41,22 +39,12 @@ pub fn parse_duration(s: &str) -> Result<u64, String> {
         "h" => 3600e9,
         "d" => 86_400e9,
         "w" => 604_800e9,
-        "" => {
-            return Err(format!(
-                "`{}` has no unit: write for example 500ms, 10s, 5m, 1h, 2d",
-                escaped(s)
-            ));
-        }
+        "" => return Err(format!("`{}` has no unit: write for example 500ms, 10s, 5m, 1h, 2d", escaped(s))),
         u => {
-            return Err(format!(
-                "`{}` is no unit of time: use ns, us, ms, s, m, h, d or w",
-                escaped(u)
-            ));
+            return Err(format!("`{}` is no unit of time: use ns, us, ms, s, m, h, d or w", escaped(u)));
         }
     };
-    let value: f64 = number
-        .parse()
-        .map_err(|_| format!("`{}` is no duration", escaped(s)))?;
+    let value: f64 = number.parse().map_err(|_| format!("`{}` is no duration", escaped(s)))?;
     let total = value * ns;
     if total.is_finite() && total < 9e18 {
         Ok(total.round() as u64)
@@ -71,13 +59,7 @@ fn escaped(s: &str) -> String {
 
 /// A duration for people and configs, in the largest unit that divides it: `10s`, `1500ms`, `2h`.
 pub fn format_duration(ns: u64) -> String {
-    for (unit, name) in [
-        (86_400 * SEC, "d"),
-        (3600 * SEC, "h"),
-        (60 * SEC, "m"),
-        (SEC, "s"),
-        (MS, "ms"),
-    ] {
+    for (unit, name) in [(86_400 * SEC, "d"), (3600 * SEC, "h"), (60 * SEC, "m"), (SEC, "s"), (MS, "ms")] {
         if ns >= unit && ns.is_multiple_of(unit) {
             return format!("{}{name}", ns / unit);
         }
@@ -136,13 +118,7 @@ mod tests {
     #[test]
     fn rfc3339() {
         assert_eq!(format_rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(
-            format_rfc3339(1_709_210_096_123_000_000),
-            "2024-02-29T12:34:56.123Z"
-        );
-        assert_eq!(
-            format_rfc3339(4_102_444_799_999_999_999),
-            "2099-12-31T23:59:59.999Z"
-        );
+        assert_eq!(format_rfc3339(1_709_210_096_123_000_000), "2024-02-29T12:34:56.123Z");
+        assert_eq!(format_rfc3339(4_102_444_799_999_999_999), "2099-12-31T23:59:59.999Z");
     }
 }

@@ -113,8 +113,7 @@ fn kswapd_only(scene: &mut Scene<'_>) -> Result<Proof> {
     drop(kids);
     let delta = Snapshot::take().since(&before);
     let scanned = delta.vmstat("pgscan_kswapd");
-    let filled =
-        format!("pgscan_kswapd +{scanned} (0: memory was not filled in 20 s); {delta}");
+    let filled = format!("pgscan_kswapd +{scanned} (0: memory was not filled in 20 s); {delta}");
     let stalls = delta.vmstat("allocstall") as f64 / delta.seconds;
     Ok(Proof::default()
         .must(scanned >= ENOUGH_SCANNED, filled)
