@@ -6,7 +6,10 @@
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 mod error;
+pub mod health;
+pub mod kernel_log;
 mod roots;
+pub mod runner;
 mod spec;
 
 pub use error::{CollectError, Unavailable};
@@ -14,7 +17,7 @@ pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[];
+pub const ALL: &[&Collector] = &[&kernel_log::KERNEL_LOG];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {
