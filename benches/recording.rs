@@ -1,0 +1,144 @@
+//! Size and speed of recordings: `cargo bench --bench recording`. Prints one line a figure; asserts nothing about time.
+#![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Instant;
+
+use whystall::recording::{Header, Item, Reader, Tick, Writer};
+use whystall_event::{Batch, Field, SEC, Stamp, Stream, Subject, SubjectKind, Unit};
+
+const SUBJECTS: usize = 1000;
+const TICKS: u64 = 3600;
+
+/// Numbers that look random and are the same in every run (splitmix64).
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+fn subjects() -> Vec<Subject> {
+    let mut rng = Rng(7);
+    let mut hex = |n: usize| {
+        (0..n.div_ceil(16))
+            .map(|_| format!("{:016x}", rng.next()))
+            .collect::<String>()[..n]
+            .to_string()
+    };
+    (0..SUBJECTS)
+        .map(|_| {
+            let (pod, id) = (hex(32), hex(64));
+            Subject::cgroup(format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod}.slice/cri-containerd-{id}.scope"))
+        })
+        .collect()
+}
+
+fn at(tick: u64) -> Stamp {
+    Stamp {
+        boot_ns: (100 + tick) * SEC + tick % 7 * 1000,
+        wall_ns: (1_800_000_000 + tick) * SEC + tick % 5 * 900,
+    }
+}
+
+/// How a counter moves in one tick for subject `i`.
+type Step = fn(&mut Rng, usize) -> u64;
+
+fn record(fields: usize, step: Step) -> (Vec<u8>, f64) {
+    let names: Vec<Field> = (0..fields)
+        .map(|i| {
+            let mut f = Field::counter("", Unit::Count, "a counter");
+            f.name = format!("field_{i}").into();
+            f
+        })
+        .collect();
+    let mut stream = Stream::sampled("memcg", "memory of control groups", &[SubjectKind::Cgroup], &[]);
+    stream.fields = names.into();
+    let stream = Arc::new(stream);
+    let subjects = subjects();
+    let mut rng = Rng(1);
+    let mut values = vec![0u64; SUBJECTS * fields];
+    let mut writer = Writer::new(Vec::new(), &Header::default()).unwrap();
+    let mut spent = 0.0;
+    for tick in 0..TICKS {
+        let mut batch = Batch::new(stream.clone(), at(tick));
+        for (i, subject) in subjects.iter().enumerate() {
+            let mut row = batch.row(subject.clone());
+            for f in 0..fields {
+                let v = &mut values[i * fields + f];
+                *v += step(&mut rng, i);
+                row.int(f, *v);
+            }
+        }
+        let begun = Instant::now();
+        writer.batch(&batch).unwrap();
+        writer
+            .tick(&Tick {
+                at: at(tick),
+                ..Tick::default()
+            })
+            .unwrap();
+        spent += begun.elapsed().as_secs_f64();
+    }
+    (writer.finish().unwrap().0, spent)
+}
+
+fn replay(bytes: &[u8]) -> (f64, u64) {
+    let begun = Instant::now();
+    let mut reader = Reader::new(bytes).unwrap();
+    let mut rows = 0;
+    let mut sum = 0u64;
+    while let Some(item) = reader.next().unwrap() {
+        if let Item::Batch(batch) = item {
+            rows += batch.len() as u64;
+            sum = sum.wrapping_add(batch.rows().last().map_or(0, |r| r.values[0]));
+        }
+    }
+    black_box(sum);
+    (begun.elapsed().as_secs_f64(), rows)
+}
+
+fn binary(name: &str, fields: usize, step: Step) {
+    let samples = (SUBJECTS * fields) as f64 * TICKS as f64;
+    let (bytes, write) = record(fields, step);
+    let (read, rows) = (0..5)
+        .map(|_| replay(&bytes))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap();
+    assert_eq!(rows, SUBJECTS as u64 * TICKS);
+    println!(
+        "{name:<44} {:>6.2} B/sample  write {:>5.1} ns/sample  read {:>5.2} ns/sample ({:.0} M/s)",
+        bytes.len() as f64 / samples,
+        write * 1e9 / samples,
+        read * 1e9 / samples,
+        samples / read / 1e6
+    );
+}
+
+fn main() {
+    println!("recording: {SUBJECTS} cgroups, {TICKS} ticks");
+    binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| {
+        r.next() % 10_000
+    });
+    binary("1 counter, a tenth busy", 1, |r, i| {
+        if i.is_multiple_of(10) {
+            r.next() % 10_000
+        } else {
+            0
+        }
+    });
+    binary("1 counter, small steps (0..100)", 1, |r, _| r.next() % 100);
+    binary("10 counters, a tenth busy", 10, |r, i| {
+        if i.is_multiple_of(10) {
+            r.next() % 10_000
+        } else {
+            0
+        }
+    });
+    binary("10 counters, all busy (0..100000)", 10, |r, _| r.next() % 100_000);
+}

@@ -1,0 +1,4 @@
+//! The daemon's own parts: what stands between collectors and the engine, and around both. The `whystall` program is
+//! the only user that is meant; the library exists so that tests and benchmarks can reach the parts.
+
+pub mod recording;
