@@ -5,19 +5,40 @@
 //! over bytes with fixtures), and delivers [`Batch`](whystall_event::Batch)es. It never sees rules, windows or the
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+mod cgroup;
+pub mod cpu_cgroup;
 mod error;
+pub mod fuzz;
 pub mod health;
 pub mod kernel_log;
+pub mod memcg;
+pub mod meminfo;
+pub mod pressure;
+pub mod read;
 mod roots;
 pub mod runner;
+pub mod scan;
+pub mod softirqs;
+pub mod softnet;
 mod spec;
+pub mod values;
+pub mod vmstat;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
 pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 
 /// Every collector, in the order in which `doctor` lists them.
-pub const ALL: &[&Collector] = &[&kernel_log::KERNEL_LOG];
+pub const ALL: &[&Collector] = &[
+    &vmstat::COLLECTOR,
+    &meminfo::COLLECTOR,
+    &pressure::COLLECTOR,
+    &softirqs::COLLECTOR,
+    &softnet::COLLECTOR,
+    &memcg::COLLECTOR,
+    &cpu_cgroup::COLLECTOR,
+    &kernel_log::KERNEL_LOG,
+];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {
