@@ -5,11 +5,14 @@
 //! over bytes with fixtures), and delivers [`Batch`](whystall_event::Batch)es. It never sees rules, windows or the
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+pub mod buddyinfo;
 mod cgroup;
+pub mod cpu;
 pub mod cpu_cgroup;
 mod error;
 pub mod fuzz;
 pub mod health;
+pub mod interrupts;
 pub mod kernel_log;
 pub mod memcg;
 pub mod meminfo;
@@ -23,6 +26,7 @@ pub mod softnet;
 mod spec;
 pub mod values;
 pub mod vmstat;
+pub mod zoneinfo;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
@@ -32,9 +36,13 @@ pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
 pub const ALL: &[&Collector] = &[
     &vmstat::COLLECTOR,
     &meminfo::COLLECTOR,
+    &zoneinfo::COLLECTOR,
+    &buddyinfo::COLLECTOR,
     &pressure::COLLECTOR,
+    &cpu::COLLECTOR,
     &softirqs::COLLECTOR,
     &softnet::COLLECTOR,
+&interrupts::COLLECTOR,
     &memcg::COLLECTOR,
     &cpu_cgroup::COLLECTOR,
     &kernel_log::KERNEL_LOG,
