@@ -10,6 +10,7 @@ mod cgroup;
 pub mod cpu;
 pub mod cpu_cgroup;
 mod error;
+pub mod exec;
 pub mod fuzz;
 pub mod health;
 pub mod interrupts;
