@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Instant;
 
+use whystall::recording::json::{JsonReader, JsonWriter};
 use whystall::recording::{Header, Item, Reader, Tick, Writer};
 use whystall_event::{Batch, Field, SEC, Stamp, Stream, Subject, SubjectKind, Unit};
 
@@ -120,6 +121,49 @@ fn binary(name: &str, fields: usize, step: Step) {
     );
 }
 
+/// The binary recording's events as JSON lines, and back.
+fn json(name: &str, edit: impl Fn(&str) -> String) {
+    const MOST: usize = 1_000_000;
+    let (bytes, _) = record(1, |r, _| r.next() % 10_000);
+    let mut reader = Reader::new(&bytes[..]).unwrap();
+    let mut writer = JsonWriter::new(Vec::new(), at(0));
+    let mut schema = Vec::new();
+    let begun = Instant::now();
+    while let Some(item) = reader.next().unwrap() {
+        if let Item::Batch(batch) = item {
+            writer.batch(batch).unwrap();
+            schema = vec![Stream::clone(&batch.stream)];
+        }
+        if writer.rows() >= MOST as u64 {
+            break;
+        }
+    }
+    let rows = writer.rows() as f64;
+    let text = String::from_utf8(writer.finish().unwrap()).unwrap();
+    let write = begun.elapsed().as_secs_f64();
+    let text = edit(&text);
+    let once = || {
+        let begun = Instant::now();
+        let mut reader = JsonReader::new(text.as_bytes(), &schema, SEC);
+        let mut sum = 0;
+        while let Some(item) = reader.next().unwrap() {
+            if let Item::Batch(batch) = item {
+                sum += batch.len();
+            }
+        }
+        assert_eq!(sum as f64, rows, "{:?}", reader.summary());
+        begun.elapsed().as_secs_f64()
+    };
+    let read = (0..5).map(|_| once()).min_by(f64::total_cmp).unwrap();
+    println!(
+        "{name:<44} {:>6.0} B/event   write {:>5.0} ns/event   read {:>5.0} ns/event ({:.1} M/s)",
+        text.len() as f64 / rows,
+        write * 1e9 / rows,
+        read * 1e9 / rows,
+        rows / read / 1e6
+    );
+}
+
 fn main() {
     println!("recording: {SUBJECTS} cgroups, {TICKS} ticks");
     binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| {
@@ -141,4 +185,34 @@ fn main() {
         }
     });
     binary("10 counters, all busy (0..100000)", 10, |r, _| r.next() % 100_000);
+    println!("JSON lines: 1 field a line, 1000 cgroups");
+    json("as written", str::to_string);
+    json("RFC 3339 times, flat", |text| {
+        let line = |l: &str| {
+            let Some((t, rest)) = l.strip_prefix("{\"t\":").and_then(|l| l.split_once(',')) else {
+                return format!("{l}\n");
+            };
+            let (secs, ns) = t.split_once('.').unwrap_or((t, ""));
+            let wall = secs.parse::<u64>().unwrap() * SEC + format!("{ns:0<9}").parse::<u64>().unwrap();
+            let rest = rest.replace("\"fields\":{", "").replace("}}", "}");
+            format!("{{\"ts\":\"{}\",{rest}\n", whystall_event::format_rfc3339(wall))
+        };
+        text.lines().map(line).collect()
+    });
+    json("short subjects", |text| {
+        let mut out = String::with_capacity(text.len());
+        for l in text.lines() {
+            match (l.find("/kubepods"), l.find("-pod")) {
+                (Some(a), Some(b)) => {
+                    out.push_str(&l[..a]);
+                    out.push('/');
+                    out.push_str(&l[b + 4..b + 12]);
+                    out.push_str(&l[l.find(".scope").unwrap() + 6..]);
+                }
+                _ => out.push_str(l),
+            }
+            out.push('\n');
+        }
+        out
+    });
 }

@@ -72,6 +72,16 @@ impl Batch {
         Row { batch: self, base }
     }
 
+    /// The writer of the row that was appended last.
+    pub fn last_row(&mut self) -> Option<Row<'_>> {
+        let base = self.values.len().checked_sub(self.stream.fields.len())?;
+        if self.heads.is_empty() {
+            None
+        } else {
+            Some(Row { batch: self, base })
+        }
+    }
+
     /// Removes all rows, texts and `gone`, and keeps the memory.
     pub fn clear(&mut self, at: Stamp) {
         self.at = at;
@@ -124,6 +134,11 @@ impl Batch {
     }
 
     /// The texts that values of text fields are indices into.
+    pub fn texts(&self) -> &[Arc<str>] {
+        &self.texts
+    }
+
+    /// The texts, to be replaced.
     pub fn texts_mut(&mut self) -> &mut Vec<Arc<str>> {
         &mut self.texts
     }

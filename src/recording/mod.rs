@@ -6,6 +6,7 @@
 mod decode;
 mod encode;
 mod format;
+pub mod json;
 mod pack;
 mod reader;
 mod record;
