@@ -7,6 +7,8 @@
 
 pub mod buddyinfo;
 mod cgroup;
+#[cfg(test)]
+mod compliance;
 pub mod cpu;
 pub mod cpu_cgroup;
 mod error;
@@ -17,6 +19,8 @@ pub mod interrupts;
 pub mod kernel_log;
 pub mod memcg;
 pub mod meminfo;
+#[cfg(test)]
+mod oracle;
 pub mod pressure;
 pub mod read;
 mod roots;

@@ -2,8 +2,9 @@
 //!
 //! `some` counts the time in which at least one task waited for the resource, `full` that in which all non-idle tasks did
 //! (`Documentation/accounting/psi.rst`). Totals are counters, so a `share` over any window comes out exact; the kernel's own
-//! ten-second average is passed on beside them. CPU `full` is zero for the whole host by definition and exists since 5.13;
-//! `irq` has only `full` and needs 6.1 with IRQ time accounting. The parser serves cgroups' `*.pressure` files too.
+//! ten-second average is passed on beside them. CPU `full` has no meaning for the whole host: newer kernels report zero, but
+//! from 5.13 on there were some that show a number (5.15 does). `irq` has only `full` and needs 6.1 with IRQ time accounting.
+//! The parser serves cgroups' `*.pressure` files too.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ const FIELDS: &[Field] = &[
     ),
     time(
         "cpu_full",
-        "time in which all tasks waited for a CPU; always zero for the whole host",
+        "time in which all tasks waited for a CPU; without meaning for the whole host, and zero on newer kernels",
     ),
     time(
         "memory_some",

@@ -35,7 +35,7 @@ const FIELDS: &[Field] = &[
     ),
     pages(
         "boost",
-        "what recent fragmentation has added to the watermarks (since 5.15)",
+        "what recent fragmentation has added to the watermarks; newer kernels",
     ),
     pages("managed", "pages that the zones hand out"),
     Field::gauge(
@@ -190,7 +190,7 @@ pub struct Zone {
     pub low: u64,
     /// Above this kswapd sleeps.
     pub high: u64,
-    /// Part of the watermarks that fragmentation has added; since 5.15.
+    /// Part of the watermarks that fragmentation has added; 5.15 does not show it, 6.1 does.
     pub boost: Option<u64>,
     /// Pages that the zone hands out; 0 for a zone that is empty.
     pub managed: u64,
