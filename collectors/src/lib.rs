@@ -47,7 +47,7 @@ pub const ALL: &[&Collector] = &[
     &cpu::COLLECTOR,
     &softirqs::COLLECTOR,
     &softnet::COLLECTOR,
-&interrupts::COLLECTOR,
+    &interrupts::COLLECTOR,
     &memcg::COLLECTOR,
     &cpu_cgroup::COLLECTOR,
     &kernel_log::KERNEL_LOG,
