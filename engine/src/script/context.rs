@@ -7,7 +7,7 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 use whystall_event::{Subject, SubjectKind, workload};
 
 use super::manifest::{At, Manifest};
-use crate::data::Data;
+use crate::data::{Data, RecentValue};
 use crate::window::WindowId;
 
 /// Most items that `top` and `events` give.
@@ -104,9 +104,10 @@ impl Ctx {
             .take(n)
             .map(|(x, s)| {
                 let mut m = describe(s);
-                for field in ["comm", "cgroup"] {
-                    if let Some(t) = data.windows.text(&decl.stream, field, s) {
-                        m.insert(field.into(), t.to_string().into());
+                for field in &decl.texts {
+                    let known = data.windows.text(&decl.stream, field, s);
+                    if known.is_some() || !m.contains_key(field.as_ref()) {
+                        m.insert(field.as_ref().into(), known.map_or("", |t| t.as_ref()).into());
                     }
                 }
                 m.insert("value".into(), (x / scale).into());
@@ -129,10 +130,11 @@ impl Ctx {
             .map(|e| {
                 let mut m = describe(&e.subject);
                 m.insert("age_ms".into(), (self.now_ns.saturating_sub(e.boot_ns) as f64 / 1e6).into());
-                for (name, number, text) in e.values() {
-                    let v: Dynamic = match text {
-                        Some(t) => t.to_string().into(),
-                        None => number.into(),
+                for (name, value) in e.values() {
+                    let v = match value {
+                        RecentValue::Text(t) => t.to_string().into(),
+                        RecentValue::Number(x) => x.into(),
+                        RecentValue::Absent => Dynamic::UNIT,
                     };
                     m.insert(name.into(), v);
                 }

@@ -123,6 +123,8 @@ pub struct WindowDecl {
     pub kinds: Vec<SubjectKind>,
     /// What the value is.
     pub shape: Shape,
+    /// The stream's text fields; items of `ctx.top` carry them.
+    pub texts: Vec<Arc<str>>,
     pub(crate) at_place: Place,
 }
 
@@ -605,8 +607,13 @@ fn read_window(
             At::Across(..) => Shape { baseline: false, ..Shape::of(calc, field.kind, field.unit) },
             _ => Shape::of(calc, field.kind, field.unit),
         },
+        texts: text_fields(stream),
         at_place: at,
     })
+}
+
+fn text_fields(stream: &Stream) -> Vec<Arc<str>> {
+    stream.fields.iter().filter(|f| f.kind == FieldKind::Text).map(|f| f.name.as_ref().into()).collect()
 }
 
 fn read_at(
