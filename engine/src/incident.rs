@@ -68,7 +68,11 @@ impl Member {
 
     /// Whether this finding explains `other`.
     fn explains(&self, other: &Member) -> bool {
-        self.manifest.explains.iter().any(|e| e.rule == other.manifest.id && self.touch(other, e.when))
+        self.manifest.explains.iter().any(|e| {
+            e.rule == other.manifest.id
+                && (e.causes.is_empty() || e.causes.contains(&other.conclusion.cause))
+                && self.touch(other, e.when)
+        })
     }
 
     /// Whether two findings of one rule are one event seen twice.

@@ -227,8 +227,10 @@ pub enum When {
 pub struct Explains {
     /// The other rule's id.
     pub rule: String,
-    /// The condition.
+    /// Where they must meet.
     pub when: When,
+    /// Only if the other finding concluded one of these causes; empty for any.
+    pub causes: Vec<String>,
 }
 
 /// What happens to a finding while its windows are unknown.
@@ -720,9 +722,10 @@ fn read_explains(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Explains> {
                 None
             }
         };
+        let causes = e.texts("causes", report).into_iter().map(|(s, _)| s).collect();
         e.finish(report);
         if let (Some(rule), Some(when)) = (rule, when) {
-            out.push(Explains { rule, when });
+            out.push(Explains { rule, when, causes });
         }
     }
     out

@@ -168,7 +168,6 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
         .set_max_variables(256)
         .set_max_functions(128)
         .set_max_modules(0)
-        .set_strict_variables(true)
         .set_fail_on_invalid_map_property(true)
         .set_allow_anonymous_fn(false);
     for symbol in ["eval", "print", "debug", "import", "export"] {
@@ -187,8 +186,18 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
     e
 }
 
-/// `min`, `max` and `abs` on floating-point numbers as lowered programs calculate them.
+/// Comparison, `min` and `max` of floating-point numbers as IEEE 754 and lowered programs have them: Rhai's own compare
+/// with a relative tolerance, for which infinity is equal to everything.
 fn numbers(e: &mut Engine) {
+    e.set_fast_operators(false);
+    macro_rules! compare {
+        ($($name:literal $op:tt),*) => {$(
+            e.register_fn($name, |a: f64, b: f64| a $op b);
+            e.register_fn($name, |a: f64, b: i64| a $op b as f64);
+            e.register_fn($name, |a: i64, b: f64| (a as f64) $op b);
+        )*};
+    }
+    compare!("<" <, "<=" <=, ">" >, ">=" >=, "==" ==, "!=" !=);
     fn pick(a: f64, b: f64, f: fn(f64, f64) -> f64) -> f64 {
         if a.is_nan() || b.is_nan() { f64::NAN } else { f(a, b) }
     }
@@ -204,7 +213,6 @@ fn numbers(e: &mut Engine) {
 
 /// Arithmetic that has no answer (0/0, ∞−∞) ends a condition as unknown, as it does in a lowered program.
 fn strict_arithmetic(e: &mut Engine) {
-    e.set_fast_operators(false);
     macro_rules! strict {
         ($($name:literal $op:tt),*) => {$(
             e.register_fn($name, |a: f64, b: f64| known(a $op b));
