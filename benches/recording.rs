@@ -1,9 +1,9 @@
 //! Size and speed of recordings: `cargo bench --bench recording`. Prints one line a figure; asserts nothing about time.
+//! Times are the thread's CPU time, so that a busy machine disturbs them less.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Instant;
 
 use whystall::recording::json::{JsonReader, JsonWriter};
 use whystall::recording::{Header, Item, Reader, Tick, Writer};
@@ -11,6 +11,26 @@ use whystall_event::{Batch, Field, SEC, Stamp, Stream, Subject, SubjectKind, Uni
 
 const SUBJECTS: usize = 1000;
 const TICKS: u64 = 3600;
+
+/// CPU time of this thread since some moment.
+struct Cpu(f64);
+
+impl Cpu {
+    fn now() -> Cpu {
+        let mut t = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: the pointer is to a timespec that lives through the call.
+        let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
+        assert_eq!(done, 0);
+        Cpu(t.tv_sec as f64 + t.tv_nsec as f64 / 1e9)
+    }
+
+    fn elapsed(&self) -> f64 {
+        Cpu::now().0 - self.0
+    }
+}
 
 /// Numbers that look random and are the same in every run (splitmix64).
 struct Rng(u64);
@@ -76,7 +96,7 @@ fn record(fields: usize, step: Step) -> (Vec<u8>, f64) {
                 row.int(f, *v);
             }
         }
-        let begun = Instant::now();
+        let begun = Cpu::now();
         writer.batch(&batch).unwrap();
         writer
             .tick(&Tick {
@@ -84,13 +104,13 @@ fn record(fields: usize, step: Step) -> (Vec<u8>, f64) {
                 ..Tick::default()
             })
             .unwrap();
-        spent += begun.elapsed().as_secs_f64();
+        spent += begun.elapsed();
     }
     (writer.finish().unwrap().0, spent)
 }
 
 fn replay(bytes: &[u8]) -> (f64, u64) {
-    let begun = Instant::now();
+    let begun = Cpu::now();
     let mut reader = Reader::new(bytes).unwrap();
     let mut rows = 0;
     let mut sum = 0u64;
@@ -101,7 +121,7 @@ fn replay(bytes: &[u8]) -> (f64, u64) {
         }
     }
     black_box(sum);
-    (begun.elapsed().as_secs_f64(), rows)
+    (begun.elapsed(), rows)
 }
 
 fn binary(name: &str, fields: usize, step: Step) {
@@ -128,7 +148,7 @@ fn json(name: &str, edit: impl Fn(&str) -> String) {
     let mut reader = Reader::new(&bytes[..]).unwrap();
     let mut writer = JsonWriter::new(Vec::new(), at(0));
     let mut schema = Vec::new();
-    let begun = Instant::now();
+    let begun = Cpu::now();
     while let Some(item) = reader.next().unwrap() {
         if let Item::Batch(batch) = item {
             writer.batch(batch).unwrap();
@@ -140,10 +160,10 @@ fn json(name: &str, edit: impl Fn(&str) -> String) {
     }
     let rows = writer.rows() as f64;
     let text = String::from_utf8(writer.finish().unwrap()).unwrap();
-    let write = begun.elapsed().as_secs_f64();
+    let write = begun.elapsed();
     let text = edit(&text);
     let once = || {
-        let begun = Instant::now();
+        let begun = Cpu::now();
         let mut reader = JsonReader::new(text.as_bytes(), &schema, SEC);
         let mut sum = 0;
         while let Some(item) = reader.next().unwrap() {
@@ -152,7 +172,7 @@ fn json(name: &str, edit: impl Fn(&str) -> String) {
             }
         }
         assert_eq!(sum as f64, rows, "{:?}", reader.summary());
-        begun.elapsed().as_secs_f64()
+        begun.elapsed()
     };
     let read = (0..5).map(|_| once()).min_by(f64::total_cmp).unwrap();
     println!(

@@ -11,7 +11,7 @@ use super::wire::{put_column, put_str, put_varint, zigzag};
 
 /// When dictionaries or previous values have grown so far, the next block begins anew. Well below what readers accept,
 /// and small enough for a host's memory: entries, bytes of strings, values.
-const CROWDED: (usize, usize, usize) = (128 << 10, 8 << 20, 8 << 20);
+const CROWDED: (usize, usize, usize) = (128 << 10, 8 << 20, 2 << 20);
 /// What one batch may add at most: values, bytes of strings.
 const BATCH: (usize, usize) = (4 << 20, 16 << 20);
 

@@ -49,7 +49,7 @@ pub(crate) mod limit {
     /// Rows of one batch.
     pub(crate) const ROWS: usize = 1 << 19;
     /// Rows of the last batches of all streams together, each counted as at least one value.
-    pub(crate) const VALUES: usize = 16 << 20;
+    pub(crate) const VALUES: usize = 8 << 20;
 }
 
 /// What a recording says about itself.

@@ -1,7 +1,8 @@
 //! Recordings: what collectors delivered, kept in a file to be replayed.
 //!
-//! [`Writer`] and [`Reader`] are for the compact binary form (see [`format`](self) notes in `format.rs` and
-//! `record.rs`). Nothing here asks a clock: all times are the data's own.
+//! [`Writer`] and [`Reader`] are for the compact binary form, whose layout `format.rs` (from outside) and `record.rs`
+//! (inside a block) describe; [`json`] is for JSON lines, and [`Replay`] for either. Nothing here asks a clock: all times
+//! are the data's own.
 
 mod decode;
 mod encode;
@@ -10,6 +11,7 @@ pub mod json;
 mod pack;
 mod reader;
 mod record;
+mod replay;
 mod window;
 mod wire;
 mod writer;
@@ -20,6 +22,7 @@ mod tests;
 pub use format::{Header, MAGIC, VERSION};
 pub use reader::{Ending, ReadError, Reader, Summary};
 pub use record::Tick;
+pub use replay::{Input, Replay};
 pub use writer::{Output, WriteError, Writer, Written};
 
 use whystall_event::Batch;

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use whystall_event::text::{did_you_mean, shorten};
-use whystall_event::{Field, FieldKind, MAX_FIELDS, Mode, Stream, Subject, SubjectKind, Unit};
+use whystall_event::{Field, FieldKind, MAX_FIELDS, Mode, Stream, Subject, SubjectKind, Unit, parse_rfc3339};
 
 use super::JsonSummary;
 use super::declare;
-use super::number::{Decimal, parse_rfc3339};
+use super::number::Decimal;
 use super::scan::{Entry, Line, Malformed, Span, Value};
 use super::slots::Slots;
 
