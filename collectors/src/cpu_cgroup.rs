@@ -214,7 +214,7 @@ struct Values {
 
 /// Lines of `cpu.stat`, times in nanoseconds.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Stat {
+pub(crate) struct Stat {
     periods: Option<u64>,
     throttled_periods: Option<u64>,
     throttled: Option<u64>,
@@ -223,7 +223,7 @@ struct Stat {
 }
 
 /// Parses `cpu.stat` of either version.
-fn parse_stat(bytes: &[u8]) -> Stat {
+pub(crate) fn parse_stat(bytes: &[u8]) -> Stat {
     let mut s = Stat::default();
     for (key, value) in parse::flat_keyed(bytes) {
         match key {

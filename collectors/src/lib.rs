@@ -26,11 +26,13 @@ pub mod read;
 mod roots;
 pub mod runner;
 pub mod scan;
+pub mod schedstat;
 pub mod softirqs;
 pub mod softnet;
 mod spec;
 pub mod values;
 pub mod vmstat;
+pub mod zombie_memcg;
 pub mod zoneinfo;
 
 pub use error::{CollectError, Unavailable};
@@ -51,6 +53,8 @@ pub const ALL: &[&Collector] = &[
     &memcg::COLLECTOR,
     &cpu_cgroup::COLLECTOR,
     &kernel_log::KERNEL_LOG,
+    &zombie_memcg::COLLECTOR,
+    &schedstat::COLLECTOR,
 ];
 
 /// The collector called `name`.

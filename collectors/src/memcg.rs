@@ -19,7 +19,7 @@ use crate::cgroup::tree::{FileSpec, Reading, Tree, hot, rare};
 use crate::cgroup::{self, fields, put};
 use crate::{Built, CollectError, Collector, Pass, Polled, Roots, Settings, Unavailable};
 
-mod stat;
+pub(crate) mod stat;
 
 fields! { FIELDS, f:
     USAGE = Field::gauge("usage", Unit::Bytes, "memory charged to the cgroup and all below it (memory.current; v1 memory.usage_in_bytes)");

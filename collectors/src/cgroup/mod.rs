@@ -7,7 +7,7 @@
 
 pub(crate) mod files;
 pub(crate) mod mounts;
-pub mod parse;
+pub(crate) mod parse;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod tree;

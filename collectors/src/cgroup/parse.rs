@@ -4,7 +4,7 @@
 //! Documentation/accounting/psi.rst. Anything that does not look like its format is left out, never guessed.
 
 /// The whole number in a single-value file, such as `memory.failcnt`.
-pub fn number(bytes: &[u8]) -> Option<u64> {
+pub(crate) fn number(bytes: &[u8]) -> Option<u64> {
     let digits = bytes.trim_ascii();
     if digits.is_empty() || digits.len() > 20 {
         return None;
@@ -19,7 +19,7 @@ pub fn number(bytes: &[u8]) -> Option<u64> {
 
 /// The key and number of each line of a flat keyed file (`memory.stat`, `memory.events`, `cpu.stat`, `cgroup.stat`).
 /// Lines of another shape are skipped.
-pub fn flat_keyed(bytes: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
+pub(crate) fn flat_keyed(bytes: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
     bytes.split(|b| *b == b'\n').filter_map(|line| {
         let space = line.iter().position(|b| *b == b' ')?;
         Some((&line[..space], number(&line[space + 1..])?))
@@ -27,13 +27,13 @@ pub fn flat_keyed(bytes: &[u8]) -> impl Iterator<Item = (&[u8], u64)> {
 }
 
 /// The value of one key in a flat keyed file.
-pub fn value_of(bytes: &[u8], key: &[u8]) -> Option<u64> {
+pub(crate) fn value_of(bytes: &[u8], key: &[u8]) -> Option<u64> {
     flat_keyed(bytes).find(|(k, _)| *k == key).map(|(_, v)| v)
 }
 
 /// A memory limit as [`memory_limit`] reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub(crate) enum Limit {
     /// `max` on v2, the page counter's maximum on v1.
     Unlimited,
     /// Bytes.
@@ -42,7 +42,7 @@ pub enum Limit {
 
 /// `memory.max`, `memory.high` (v2) or `memory.limit_in_bytes` (v1). On v1 "unlimited" is the greatest number of pages
 /// in bytes, which depends on the page size; everything from 2^62 on counts as unlimited.
-pub fn memory_limit(bytes: &[u8]) -> Option<Limit> {
+pub(crate) fn memory_limit(bytes: &[u8]) -> Option<Limit> {
     if bytes.trim_ascii() == b"max" {
         return Some(Limit::Unlimited);
     }
@@ -57,15 +57,15 @@ pub fn memory_limit(bytes: &[u8]) -> Option<Limit> {
 
 /// Totals of a pressure file in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressure {
+pub(crate) struct Pressure {
     /// Time in which at least one task stalled.
-    pub some: Option<u64>,
+    pub(crate) some: Option<u64>,
     /// Time in which all runnable tasks stalled; `cpu.pressure` before 5.13 has none.
-    pub full: Option<u64>,
+    pub(crate) full: Option<u64>,
 }
 
 /// A pressure file (`memory.pressure`, `cpu.pressure`, `/proc/pressure/*`). The file counts microseconds.
-pub fn pressure(bytes: &[u8]) -> Pressure {
+pub(crate) fn pressure(bytes: &[u8]) -> Pressure {
     let mut p = Pressure::default();
     for line in bytes.split(|b| *b == b'\n') {
         let mut words = line.split(|b| *b == b' ');
@@ -83,7 +83,7 @@ pub fn pressure(bytes: &[u8]) -> Pressure {
 
 /// A CPU quota.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Quota {
+pub(crate) enum Quota {
     /// No quota.
     None,
     /// CPUs' worth of time: quota divided by period.
@@ -91,7 +91,7 @@ pub enum Quota {
 }
 
 /// `cpu.max` (v2): `max 100000` or `20000 100000`.
-pub fn cpu_max(bytes: &[u8]) -> Option<Quota> {
+pub(crate) fn cpu_max(bytes: &[u8]) -> Option<Quota> {
     let line = bytes.trim_ascii();
     let space = line.iter().position(|b| *b == b' ')?;
     let period = number(&line[space + 1..])?;
@@ -102,7 +102,7 @@ pub fn cpu_max(bytes: &[u8]) -> Option<Quota> {
 }
 
 /// `cpu.cfs_quota_us` and `cpu.cfs_period_us` (v1); a quota of -1 is none.
-pub fn cfs_quota(quota: &[u8], period: &[u8]) -> Option<Quota> {
+pub(crate) fn cfs_quota(quota: &[u8], period: &[u8]) -> Option<Quota> {
     if quota.trim_ascii().starts_with(b"-") {
         return Some(Quota::None);
     }
@@ -115,7 +115,7 @@ fn cpus(quota: u64, period: u64) -> Option<Quota> {
 
 /// The number of control groups that exist in `controller`'s hierarchy, dying ones included, from `/proc/cgroups`.
 /// `None` if the controller is not listed or not mounted in a v1 hierarchy (hierarchy 0).
-pub fn num_cgroups(bytes: &[u8], controller: &[u8]) -> Option<u64> {
+pub(crate) fn num_cgroups(bytes: &[u8], controller: &[u8]) -> Option<u64> {
     bytes.split(|b| *b == b'\n').find_map(|line| {
         let mut words = line
             .split(|b| matches!(b, b'\t' | b' '))

@@ -82,16 +82,11 @@ pub(crate) struct Node<T> {
     files: Box<[Kept]>,
 }
 
-impl<T> Node<T> {
-    /// The directory's own name, as the kernel has it.
-    pub(crate) fn name(&self) -> &CStr {
-        &self.name
-    }
-}
-
 /// A directory that vanished.
 #[derive(Debug)]
 pub(crate) struct Gone<T> {
+    /// The id it had; a new directory may have it by now.
+    pub(crate) id: u32,
     pub(crate) path: Arc<str>,
     /// Its parent, if that is still there.
     pub(crate) parent: Option<u32>,
@@ -357,6 +352,7 @@ impl<T: Default> Tree<T> {
             self.free.push(id);
             let parent = (id == top).then_some(parent);
             self.gone.push(Gone {
+                id,
                 path: node.path,
                 parent,
                 data: node.data,

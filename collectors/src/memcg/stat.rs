@@ -5,7 +5,7 @@ use crate::cgroup::parse;
 
 /// Appends the fields found in a `memory.stat`. v1 lists the cgroup's own numbers and, as `total_…`, those including all
 /// below, which is what v2 lists; of v1 only the latter are taken.
-pub(super) fn stat(bytes: &[u8], v1: bool, out: &mut Vec<(usize, u64)>) {
+pub(crate) fn stat(bytes: &[u8], v1: bool, out: &mut Vec<(usize, u64)>) {
     for (key, value) in parse::flat_keyed(bytes) {
         let field = if v1 {
             key.strip_prefix(b"total_").and_then(v1_total)
@@ -55,7 +55,7 @@ fn v2_line(key: &[u8]) -> Option<usize> {
 }
 
 /// Appends the fields found in a `memory.events` (v2).
-pub(super) fn events(bytes: &[u8], out: &mut Vec<(usize, u64)>) {
+pub(crate) fn events(bytes: &[u8], out: &mut Vec<(usize, u64)>) {
     out.extend(parse::flat_keyed(bytes).filter_map(|(key, value)| {
         let field = match key {
             b"low" => f::EVENTS_LOW,
