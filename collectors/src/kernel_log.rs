@@ -24,7 +24,7 @@ use classify::{Found, Kind};
 use oom::OomJoin;
 
 /// The collector.
-pub static KERNEL_LOG: Collector = Collector {
+pub static COLLECTOR: Collector = Collector {
     name: "kernel_log",
     help: "reads the kernel's log for lockups, hung tasks, OOM kills, stalls and timeouts",
     streams: &[STREAM],

@@ -11,6 +11,7 @@ mod cgroup;
 mod compliance;
 pub mod cpu;
 pub mod cpu_cgroup;
+mod conduct;
 mod error;
 pub mod exec;
 pub mod fuzz;
@@ -56,6 +57,7 @@ pub const ALL: &[&Collector] = &[
     &zombie_memcg::COLLECTOR,
     &schedstat::COLLECTOR,
 ];
+pub const ALL: &[&Collector] = &[&kernel_log::COLLECTOR];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {

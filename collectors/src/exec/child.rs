@@ -2,8 +2,6 @@
 //!
 //! A program that leaves its group (setsid, a daemon) is out of reach; a service manager ends those by cgroup.
 
-#![allow(clippy::disallowed_methods, reason = "the one place that starts programs")]
-
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -82,6 +80,10 @@ impl Process {
     /// killed by the kernel if whystall dies.
     pub(super) fn start(config: &Config) -> io::Result<Process> {
         let program = find(config).ok_or(io::ErrorKind::NotFound)?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "exec collectors are programs, watched and bounded"
+        )]
         let mut command = Command::new(program);
         command
             .args(config.command.get(1..).unwrap_or_default())
@@ -167,7 +169,9 @@ impl Process {
         self.signal_group(libc::SIGKILL);
         if self.wait_exited(KILL_GRACE) {
             self.reaped = true;
-            (self.child.wait().ok(), None)
+            let status = self.child.wait().ok();
+            reap_group(self.pid);
+            (status, None)
         } else {
             (None, Some(self))
         }
@@ -212,6 +216,20 @@ impl Drop for Process {
             if self.wait_exited(Duration::from_millis(100)) {
                 let _ = self.child.wait();
             }
+        }
+    }
+}
+
+/// Reaps what is left of a killed group where we are its parent now: as the first process of a container, or as a
+/// subreaper. Elsewhere there is nothing to reap.
+fn reap_group(group: libc::pid_t) {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        // SAFETY: no status is asked for; WNOHANG does not block.
+        match unsafe { libc::waitpid(-group, std::ptr::null_mut(), libc::WNOHANG) } {
+            0 => std::thread::sleep(Duration::from_millis(5)),
+            pid if pid > 0 => {}
+            _ => return,
         }
     }
 }

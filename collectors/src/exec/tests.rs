@@ -145,6 +145,32 @@ fn a_hanging_program_is_killed_with_its_group_and_leaves_no_zombie() {
     }
 }
 
+#[test]
+fn orphans_are_reaped_where_they_become_ours() {
+    // In a process of its own, for being a subreaper is for the whole process and other tests have children.
+    const INSIDE: &str = "WHYSTALL_TEST_SUBREAPER";
+    if std::env::var_os(INSIDE).is_none() {
+        let name = "exec::tests::orphans_are_reaped_where_they_become_ours";
+        let me = std::env::current_exe().unwrap();
+        #[expect(clippy::disallowed_methods, reason = "this test again, alone")]
+        let mut again = std::process::Command::new(me);
+        let out = again.args(["--exact", name]).env(INSIDE, "1").output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+        return;
+    }
+    // SAFETY: no memory is involved.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }, 0);
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let sink = Kept::default();
+    assert_eq!(
+        run(&format!("sleep 1000 & echo $! > {}", pid.display()), "", &sink),
+        Ok(())
+    );
+    let pid = std::fs::read_to_string(pid).unwrap();
+    assert!(!exists(&pid), "no zombie of the group is left");
+}
+
 /// An orphan that its new parent has not reaped yet.
 fn is_zombie_of_another(pid: &str) -> bool {
     let stat = std::fs::read_to_string(Roots::default().proc(pid).join("stat")).unwrap_or_default();
@@ -207,10 +233,8 @@ fn the_environment_is_small_and_descriptors_do_not_leak() {
     // A descriptor of ours without close-on-exec.
     let open = std::fs::File::open("/dev/null").unwrap();
     // SAFETY: an open descriptor, no memory.
-    assert_eq!(
-        unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&open), libc::F_SETFD, 0) },
-        0
-    );
+    let cleared = unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&open), libc::F_SETFD, 0) };
+    assert_eq!(cleared, 0);
     let script = r#"
         n=0; for fd in "$WHYSTALL_PROC"/self/fd/*; do [ -e "$fd" ] && n=$((n + 1)); done
         echo "{\"fds\":$n,\"group\":\"$(cut -d' ' -f5 "$WHYSTALL_PROC"/$$/stat)=$$\",\"env\":\"$(env | cut -d= -f1 | sort | tr '\n' ' ')\"}""#;
