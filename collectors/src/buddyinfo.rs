@@ -158,22 +158,23 @@ impl Blocks {
         }
     }
 
-    /// Free pages in blocks of an order within `orders`. Floating point, as sums over nodes may pass `u64`.
-    fn pages(&self, orders: std::ops::Range<usize>) -> f64 {
-        let first = orders.start;
-        let counts = self.counts.get(orders).unwrap_or_default();
-        counts
-            .iter()
-            .zip(first..)
-            .map(|(count, order)| *count as f64 * (1u64 << order) as f64)
-            .sum()
+    /// The indices' ingredients: for each order, free pages in smaller blocks; at last, all. Floating point, as sums over
+    /// nodes may pass `u64`.
+    fn pages_below(&self) -> [f64; MAX_ORDERS + 1] {
+        let mut below = [0.0; MAX_ORDERS + 1];
+        let mut sum = 0.0;
+        for ((place, count), order) in below.iter_mut().skip(1).zip(&self.counts).zip(0..) {
+            sum += *count as f64 * f64::from(1u32 << order);
+            *place = sum;
+        }
+        below
     }
 
     /// The part of free memory in blocks smaller than `order`; 1 if nothing is free, as the kernel has it.
     fn unusable(&self, order: usize) -> f64 {
-        let all = self.pages(0..MAX_ORDERS);
-        if all > 0.0 {
-            self.pages(0..order) / all
+        let below = self.pages_below();
+        if below[MAX_ORDERS] > 0.0 {
+            below[order] / below[MAX_ORDERS]
         } else {
             1.0
         }
@@ -181,24 +182,23 @@ impl Blocks {
 
     /// The kernel's fragmentation index as a ratio; 0 where a suitable block is free or nothing is.
     fn fragmentation(&self, order: usize) -> f64 {
-        let blocks: f64 = self.counts.iter().map(|n| *n as f64).sum();
-        let suitable = self
-            .counts
-            .get(order..)
-            .unwrap_or_default()
-            .iter()
-            .any(|n| *n > 0);
-        if suitable || blocks == 0.0 {
+        if self.counts[order..].iter().any(|n| *n > 0) {
             return 0.0;
         }
-        let wanted = (1u64 << order) as f64;
-        (1.0 - (1.0 + self.pages(0..MAX_ORDERS) / wanted) / blocks).clamp(0.0, 1.0)
+        let blocks: f64 = self.counts[..order].iter().map(|n| *n as f64).sum();
+        let wanted = f64::from(1u32 << order);
+        if blocks > 0.0 {
+            (1.0 - (1.0 + self.pages_below()[order] / wanted) / blocks).clamp(0.0, 1.0)
+        } else {
+            0.0
+        }
     }
 
     fn fill(&self, row: &mut Row<'_>) {
-        row.gauge(FREE_0_2, self.pages(0..3))
-            .gauge(FREE_3_8, self.pages(3..9))
-            .gauge(FREE_9_UP, self.pages(9..MAX_ORDERS))
+        let below = self.pages_below();
+        row.gauge(FREE_0_2, below[3])
+            .gauge(FREE_3_8, below[9] - below[3])
+            .gauge(FREE_9_UP, below[MAX_ORDERS] - below[9])
             .gauge(UNUSABLE_3, self.unusable(3))
             .gauge(UNUSABLE_9, self.unusable(9))
             .gauge(FRAGMENTATION_3, self.fragmentation(3))
