@@ -11,6 +11,7 @@ mod cgroup;
 mod compliance;
 pub mod cpu;
 pub mod cpu_cgroup;
+#[cfg(test)]
 mod conduct;
 mod error;
 pub mod exec;
@@ -53,11 +54,10 @@ pub const ALL: &[&Collector] = &[
     &interrupts::COLLECTOR,
     &memcg::COLLECTOR,
     &cpu_cgroup::COLLECTOR,
-    &kernel_log::KERNEL_LOG,
+    &kernel_log::COLLECTOR,
     &zombie_memcg::COLLECTOR,
     &schedstat::COLLECTOR,
 ];
-pub const ALL: &[&Collector] = &[&kernel_log::COLLECTOR];
 
 /// The collector called `name`.
 pub fn by_name(name: &str) -> Option<&'static Collector> {
