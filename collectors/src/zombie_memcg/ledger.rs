@@ -176,7 +176,7 @@ mod tests {
             let settled = l.counted(i as u64 * SEC, dying);
             assert_eq!(settled, (i >= 3).then_some(0));
         }
-        assert_eq!(l.suspects(), []);
+        assert!(l.suspects().is_empty());
     }
 
     #[test]

@@ -20,6 +20,9 @@ mod stream;
 mod track;
 mod weighted;
 
+#[cfg(test)]
+mod reference;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
