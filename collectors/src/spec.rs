@@ -96,7 +96,7 @@ impl Pass {
 
 /// Delivers as things happen.
 pub trait Streaming: Send {
-    /// Runs until `stop` is set or the source ends for good. Wakes at least every [`Streaming::HEARTBEAT`] to deliver a
+    /// Runs until `stop` is set or the source ends for good. Wakes at least every `HEARTBEAT` to deliver a
     /// batch, empty if nothing happened, so that silence is known to be silence.
     fn run(&mut self, sink: &dyn Sink, stop: &Stop) -> Result<(), CollectError>;
 }

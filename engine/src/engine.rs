@@ -1,0 +1,585 @@
+//! The engine: batches and ticks in, verdicts out.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use whystall_event::{Batch, Stamp, Subject, SubjectKind};
+
+use crate::data::{Data, HostFacts, Recent};
+use crate::finding::{Finding, Phase, Step};
+use crate::incident::{Incidents, Member};
+use crate::script::{
+    At, Conclusion, Ctx, Judged, LANES, Numbers, Program, Rule, Sandbox, Scratch, Source, Take,
+};
+use crate::verdict::{Confidence, Verdict};
+use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};
+
+/// Operations that all calls into one rule's script may use in a tick.
+const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
+/// A rule that failed waits this long before it is tried again, doubling up to an hour.
+const SUSPEND_NS: u64 = 60_000_000_000;
+const SUSPEND_MAX_NS: u64 = 3_600_000_000_000;
+/// A firing finding is concluded again after this time, then after twice as long, and so on.
+const RECONCLUDE_NS: u64 = 5_000_000_000;
+/// Findings a rule may have open.
+const MAX_FINDINGS: usize = 10_000;
+/// A finding that fires again within this time after it was resolved counts as flapping.
+const FLAP_NS: u64 = 600_000_000_000;
+const MAX_FLAP_SHIFT: u32 = 3;
+const MAX_FLAP_ENTRIES: usize = 4_096;
+
+/// What an engine is made with.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// The time between ticks, nanoseconds.
+    pub interval_ns: u64,
+    /// Bounds of the window tables.
+    pub limits: Limits,
+    /// Facts for verdicts.
+    pub facts: HostFacts,
+}
+
+/// One tick, as the caller's clocks saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tick {
+    /// Now.
+    pub at: Stamp,
+    /// How long the machine was suspended since the tick before, nanoseconds.
+    pub suspended_ns: u64,
+}
+
+/// Something about a rule that operators must know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The rule's id.
+    pub rule: String,
+    /// What happened.
+    pub what: String,
+}
+
+/// The state of one open finding, for `whystall test` and for explanations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FindingState {
+    /// The rule's id.
+    pub rule: String,
+    /// What it is about.
+    pub subject: Subject,
+    /// Where in its life it is.
+    pub phase: Phase,
+    /// Whether its windows are unknown now.
+    pub stale: bool,
+    /// What the rule concluded, once it fired.
+    pub conclusion: Option<Conclusion>,
+}
+
+/// Windows, rules, findings and incidents of one host.
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    data: Rc<RefCell<Data>>,
+    sandbox: Rc<Sandbox>,
+    rules: Vec<Active>,
+    incidents: Incidents,
+    scratch: Scratch,
+    problems: Vec<Problem>,
+    pending: Vec<Verdict>,
+    now: Stamp,
+}
+
+#[derive(Debug)]
+struct Active {
+    rule: Rc<Rule>,
+    instances: Vec<Instance>,
+    suspended_until: u64,
+    failures: u32,
+}
+
+/// One rule for one kind of subject.
+#[derive(Debug)]
+struct Instance {
+    kind: SubjectKind,
+    ids: Rc<Vec<Option<WindowId>>>,
+    enter: Option<Program>,
+    leave: Leave,
+    findings: BTreeMap<Subject, Finding>,
+    flaps: BTreeMap<Subject, (u64, u32)>,
+}
+
+#[derive(Debug)]
+enum Leave {
+    /// `leave` is the opposite of `enter`.
+    NotEnter,
+    Lowered(Program),
+    Script,
+}
+
+/// What one pass over a rule asks of the incidents.
+enum Change {
+    Fired(Member),
+    Concluded(Subject, Conclusion),
+    Ended(Subject),
+}
+
+impl Engine {
+    /// An engine without rules.
+    pub fn new(config: EngineConfig, sandbox: Rc<Sandbox>) -> Engine {
+        let data = Data {
+            windows: Windows::new(config.interval_ns, config.limits.clone()),
+            recent: Recent::default(),
+            facts: config.facts.clone(),
+        };
+        Engine {
+            config,
+            data: Rc::new(RefCell::new(data)),
+            sandbox,
+            rules: Vec::new(),
+            incidents: Incidents::default(),
+            scratch: Scratch::default(),
+            problems: Vec::new(),
+            pending: Vec::new(),
+            now: Stamp::default(),
+        }
+    }
+
+    /// Replaces the rules. State of rules that stay (by id, kind and windows) is kept; findings of rules that went are
+    /// withdrawn with the next tick.
+    pub fn load(&mut self, rules: Vec<Rc<Rule>>) {
+        let mut old: Vec<Active> = std::mem::take(&mut self.rules);
+        for rule in rules {
+            let before = old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
+            let active = self.activate(rule, before);
+            self.rules.push(active);
+        }
+        for gone in old {
+            for inst in gone.instances {
+                self.drop_instance(&gone.rule.manifest.id, inst);
+            }
+        }
+    }
+
+    fn activate(&mut self, rule: Rc<Rule>, before: Option<Active>) -> Active {
+        let mut kept: Vec<Instance> = before.map(|b| b.instances).unwrap_or_default();
+        let mut instances = Vec::new();
+        for &kind in &rule.manifest.subjects {
+            let ids = Rc::new(self.declare(&rule, kind));
+            let (findings, flaps) = match kept.iter().position(|i| i.kind == kind) {
+                Some(i) => {
+                    let k = kept.remove(i);
+                    let kept = (k.findings, k.flaps);
+                    self.release(&k.ids);
+                    kept
+                }
+                None => Default::default(),
+            };
+            let leave = match (rule.has_leave, rule.lowered_leave(kind)) {
+                (false, _) => Leave::NotEnter,
+                (true, Some(p)) => Leave::Lowered(p),
+                (true, None) => Leave::Script,
+            };
+            let enter = rule.lowered_enter(kind);
+            instances.push(Instance { kind, ids, enter, leave, findings, flaps });
+        }
+        for inst in kept {
+            self.drop_instance(&rule.manifest.id, inst);
+        }
+        Active { rule, instances, suspended_until: 0, failures: 0 }
+    }
+
+    fn declare(&self, rule: &Rule, kind: SubjectKind) -> Vec<Option<WindowId>> {
+        let mut data = self.data.borrow_mut();
+        rule.manifest
+            .windows
+            .iter()
+            .map(|d| {
+                let kind = match d.at {
+                    At::Own => kind,
+                    At::Host => SubjectKind::Host,
+                    At::Parent => SubjectKind::Cgroup,
+                    At::Across(k, _) => k,
+                };
+                d.kinds.contains(&kind).then(|| {
+                    data.windows.declare(&WindowSpec {
+                        stream: d.stream.clone(),
+                        field: d.field.clone(),
+                        kind,
+                        calc: d.calc,
+                        over_ns: d.over_ns,
+                        coverage: d.coverage,
+                        filter: d.filter.clone(),
+                    })
+                })
+            })
+            .collect()
+    }
+
+    fn release(&self, ids: &[Option<WindowId>]) {
+        let mut data = self.data.borrow_mut();
+        for id in ids.iter().flatten() {
+            data.windows.release(*id);
+        }
+    }
+
+    fn drop_instance(&mut self, rule: &str, inst: Instance) {
+        self.release(&inst.ids);
+        for (subject, f) in inst.findings {
+            if f.phase != Phase::Pending {
+                self.incidents.ended(rule, &subject, true);
+            }
+        }
+    }
+
+    /// Takes a collector's batch in.
+    pub fn ingest(&mut self, batch: &Batch) {
+        let data = &mut *self.data.borrow_mut();
+        data.windows.ingest(batch);
+        data.recent.ingest(batch);
+    }
+
+    /// Ends a tick: judges every rule and returns what changed for the world outside.
+    pub fn tick(&mut self, tick: Tick) -> Vec<Verdict> {
+        let now = tick.at;
+        self.now = now;
+        {
+            let windows = &mut self.data.borrow_mut().windows;
+            if tick.suspended_ns > 0 {
+                windows.break_all(now);
+            }
+            windows.tick(now);
+        }
+        let mut out = std::mem::take(&mut self.pending);
+        for i in 0..self.rules.len() {
+            if self.rules[i].suspended_until > now.boot_ns {
+                continue;
+            }
+            for k in 0..self.rules[i].instances.len() {
+                let (changes, failed) = self.judge(i, k);
+                self.apply(i, changes, &mut out);
+                if let Some(why) = failed {
+                    self.suspend(i, &why);
+                    break;
+                }
+            }
+        }
+        out.extend(self.incidents.settle(now, &self.config.facts.host));
+        out
+    }
+
+    fn apply(&mut self, i: usize, changes: Vec<Change>, out: &mut Vec<Verdict>) {
+        let id = self.rules[i].rule.manifest.id.clone();
+        for change in changes {
+            match change {
+                Change::Fired(member) => {
+                    out.extend(self.incidents.fired(member, self.now, &self.config.facts.host));
+                }
+                Change::Concluded(subject, c) => self.incidents.concluded(&id, &subject, c),
+                Change::Ended(subject) => self.incidents.ended(&id, &subject, false),
+            }
+        }
+    }
+
+    fn suspend(&mut self, i: usize, why: &str) {
+        let active = &mut self.rules[i];
+        let wait = SUSPEND_NS.saturating_mul(1 << active.failures.min(6)).min(SUSPEND_MAX_NS);
+        active.failures = active.failures.saturating_add(1);
+        active.suspended_until = self.now.boot_ns.saturating_add(wait);
+        self.problems.push(Problem {
+            rule: active.rule.manifest.id.clone(),
+            what: format!("suspended for {}: {why}", whystall_event::format_duration(wait)),
+        });
+    }
+
+    /// Judges one rule for one kind of subject. Returns what changed and, if the rule failed, why.
+    fn judge(&mut self, rule: usize, instance: usize) -> (Vec<Change>, Option<String>) {
+        let Engine { data, sandbox, rules, scratch, now, .. } = self;
+        let active = &mut rules[rule];
+        let rule = &active.rule;
+        let inst = &mut active.instances[instance];
+        let held = data.borrow();
+        let windows = &held.windows;
+        let table = windows.table(inst.kind);
+        let sources: Vec<Source<'_>> = rule
+            .manifest
+            .windows
+            .iter()
+            .zip(inst.ids.iter())
+            .map(|(d, id)| source(windows, d.at, d.shape.scale(), *id, table.parent_rows()))
+            .collect();
+        let mut judge = Judge { rule, sandbox, sources: &sources, scratch, spent: 0, failed: None };
+        let mut changes = Vec::new();
+        let mut to_conclude: Vec<(Subject, bool)> = Vec::new();
+
+        // Open findings first: they are few and need both conditions.
+        let mut over = Vec::new();
+        for (subject, f) in &mut inst.findings {
+            let row = table.row(subject).filter(|r| !table.is_gone(*r));
+            let (enter, leave) = (&inst.enter, &inst.leave);
+            let entered = match row {
+                Some(r) => judge.enter(enter.as_ref(), r, subject),
+                // What no longer exists no longer stalls.
+                None => Judged::False,
+            };
+            let mut policy = rule.policy();
+            let flaps = inst.flaps.get(subject).map_or(0, |(_, n)| *n);
+            policy.clear_hold_ns = policy.clear_hold_ns.saturating_mul(1 << flaps.min(MAX_FLAP_SHIFT));
+            let step = f.step(
+                &policy,
+                &entered,
+                || match (row, leave) {
+                    (None, _) => Judged::True,
+                    (_, Leave::NotEnter) => opposite(&entered),
+                    (Some(r), Leave::Lowered(p)) => judge.lowered(p, r),
+                    (Some(r), Leave::Script) => judge.script("leave", r, subject),
+                },
+                now.boot_ns,
+            );
+            match step {
+                Step::Fired => to_conclude.push((subject.clone(), true)),
+                Step::Dropped => over.push((subject.clone(), false)),
+                Step::Resolved => over.push((subject.clone(), true)),
+                Step::Stay => {
+                    let wait = RECONCLUDE_NS << f.conclusions.min(10);
+                    if f.phase == Phase::Firing && now.boot_ns.saturating_sub(f.concluded_ns) >= wait && row.is_some() {
+                        to_conclude.push((subject.clone(), false));
+                    }
+                }
+            }
+        }
+        for (subject, fired) in over {
+            inst.findings.remove(&subject);
+            if fired {
+                note_flap(&mut inst.flaps, &subject, now.boot_ns);
+                changes.push(Change::Ended(subject));
+            }
+        }
+
+        // Then every other subject whose condition holds.
+        let wake = rule.manifest.wake.map(|i| sources[i]);
+        for row in judge.candidates(inst.enter.as_ref(), wake, table) {
+            let Some(subject) = table.subject(row) else { continue };
+            if inst.findings.contains_key(subject) || inst.findings.len() >= MAX_FINDINGS {
+                continue;
+            }
+            let mut f = Finding::begin(subject.clone(), now.boot_ns);
+            if f.step(&rule.policy(), &Judged::True, || Judged::False, now.boot_ns) == Step::Fired {
+                to_conclude.push((subject.clone(), true));
+            }
+            inst.findings.insert(subject.clone(), f);
+        }
+
+        let mut failed = judge.failed.take();
+        for (subject, first) in to_conclude {
+            let Some(row) = table.row(&subject) else { continue };
+            let numbers: Vec<Numbers> = sources.iter().map(|s| s.at(row as usize)).collect();
+            let Some(f) = inst.findings.get_mut(&subject) else { continue };
+            let ctx = Ctx {
+                data: data.clone(),
+                manifest: rule.manifest.clone(),
+                ids: inst.ids.clone(),
+                subject: subject.clone(),
+                now_ns: now.boot_ns,
+            };
+            let conclusion = match rule.conclude(sandbox, &subject, numbers, ctx) {
+                Ok(c) => c,
+                Err(why) => {
+                    failed.get_or_insert(format!("`verdict` failed: {why}"));
+                    // The condition is true whatever the conclusion's fate: tell it with what is certain.
+                    let mut c = Conclusion::new(&rule.manifest.id, Confidence::Low);
+                    c.summary = format!("{} (its verdict failed: {why})", rule.manifest.title);
+                    c
+                }
+            };
+            f.concluded_ns = now.boot_ns;
+            f.conclusions += 1;
+            let before = f.conclusion.replace(conclusion.clone());
+            if first {
+                let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
+                changes.push(Change::Fired(m));
+            } else if before.is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence)) {
+                changes.push(Change::Concluded(subject, conclusion));
+            }
+        }
+        if failed.is_none() {
+            active.failures = 0;
+        }
+        (changes, failed)
+    }
+
+    /// Problems of rules since the last call.
+    pub fn take_problems(&mut self) -> Vec<Problem> {
+        std::mem::take(&mut self.problems)
+    }
+
+    /// All open findings, in order of rule and subject.
+    pub fn findings(&self) -> Vec<FindingState> {
+        self.rules
+            .iter()
+            .flat_map(|a| {
+                a.instances.iter().flat_map(|i| {
+                    i.findings.values().map(|f| FindingState {
+                        rule: a.rule.manifest.id.clone(),
+                        subject: f.subject.clone(),
+                        phase: f.phase,
+                        stale: f.stale,
+                        conclusion: f.conclusion.clone(),
+                    })
+                })
+            })
+            .collect()
+    }
+
+    /// Figures about the windows.
+    pub fn window_stats(&self) -> WindowStats {
+        self.data.borrow().windows.stats()
+    }
+
+    /// How many incidents are open.
+    pub fn open_incidents(&self) -> usize {
+        self.incidents.len()
+    }
+
+    /// Findings that were counted but not kept because too many were open.
+    pub fn overflow(&self) -> u64 {
+        self.incidents.overflow
+    }
+}
+
+fn opposite(j: &Judged) -> Judged {
+    match j {
+        Judged::True => Judged::False,
+        Judged::False => Judged::True,
+        other => other.clone(),
+    }
+}
+
+fn note_flap(flaps: &mut BTreeMap<Subject, (u64, u32)>, subject: &Subject, now: u64) {
+    flaps.retain(|_, (at, _)| now.saturating_sub(*at) < FLAP_NS);
+    if flaps.len() < MAX_FLAP_ENTRIES {
+        let entry = flaps.entry(subject.clone()).or_insert((now, 0));
+        *entry = (now, (entry.1 + 1).min(MAX_FLAP_SHIFT));
+    }
+}
+
+/// One rule's evaluation within a tick.
+struct Judge<'a> {
+    rule: &'a Rc<Rule>,
+    sandbox: &'a Rc<Sandbox>,
+    sources: &'a [Source<'a>],
+    scratch: &'a mut Scratch,
+    spent: u64,
+    failed: Option<String>,
+}
+
+impl Judge<'_> {
+    fn lowered(&mut self, p: &Program, row: u32) -> Judged {
+        Judged::lane(p.run(self.sources, row as usize, 1, self.scratch)[0])
+    }
+
+    fn enter(&mut self, lowered: Option<&Program>, row: u32, subject: &Subject) -> Judged {
+        match lowered {
+            Some(p) => self.lowered(p, row),
+            None => self.script("enter", row, subject),
+        }
+    }
+
+    fn script(&mut self, name: &str, row: u32, subject: &Subject) -> Judged {
+        if self.failed.is_some() {
+            return Judged::Unknown;
+        }
+        if self.spent > SCRIPT_OPERATIONS_A_TICK {
+            self.failed = Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
+            return Judged::Unknown;
+        }
+        let numbers = self.sources.iter().map(|s| s.at(row as usize)).collect();
+        let judged = self.rule.judge(self.sandbox, name, subject, numbers);
+        self.spent += self.sandbox.operations();
+        if let Judged::Failed(why) = &judged {
+            self.failed = Some(format!("`{name}` failed: {why}"));
+        }
+        judged
+    }
+
+    /// Rows whose `enter` is true.
+    fn candidates(
+        &mut self,
+        enter: Option<&Program>,
+        wake: Option<Source<'_>>,
+        table: &crate::subjects::SubjectTable,
+    ) -> Vec<u32> {
+        let mut out = Vec::new();
+        let n = table.len();
+        let awake = |row: usize| wake.is_none_or(|w| w.at(row).value.abs() > 0.0);
+        let mut from = 0;
+        while from < n {
+            let lanes = LANES.min(n - from);
+            if let Some(Source::Columns { value, .. }) = wake {
+                let end = (from + lanes).min(value.len());
+                if !value.get(from..end).is_some_and(|v| v.iter().any(|x| x.abs() > 0.0)) {
+                    from += lanes;
+                    continue;
+                }
+            }
+            match enter {
+                Some(p) => {
+                    let result = p.run(self.sources, from, lanes, self.scratch);
+                    if result.iter().any(|x| *x == 1.0) {
+                        for (i, x) in result.iter().enumerate() {
+                            if *x == 1.0 && awake(from + i) {
+                                out.push((from + i) as u32);
+                            }
+                        }
+                    }
+                }
+                None => {
+                    for row in from..from + lanes {
+                        if awake(row)
+                            && let Some(subject) = table.subject(row as u32)
+                            && self.script("enter", row as u32, subject) == Judged::True
+                        {
+                            out.push(row as u32);
+                        }
+                    }
+                }
+            }
+            from += lanes;
+        }
+        out.retain(|r| table.subject(*r).is_some() && !table.is_gone(*r));
+        out
+    }
+}
+
+/// Where a declared window's numbers are for subjects of this kind.
+fn source<'a>(windows: &'a Windows, at: At, scale: f64, id: Option<WindowId>, parents: &'a [u32]) -> Source<'a> {
+    let Some(id) = id else { return Source::Scalar(Numbers::UNKNOWN) };
+    let (value, dev, now) = (windows.column(id), windows.deviation(id), windows.current(id));
+    match at {
+        At::Own => Source::Columns { value, dev, now },
+        At::Host => Source::Scalar(Source::Columns { value, dev, now }.at(0)),
+        At::Parent => Source::Gather { value, rows: parents },
+        At::Across(_, take) => {
+            Source::Scalar(Numbers { value: reduce(value, take, scale), ..Numbers::UNKNOWN })
+        }
+    }
+}
+
+/// Takes many subjects' values together; those unknown do not count, and none at all is unknown.
+fn reduce(values: &[f64], take: Take, scale: f64) -> f64 {
+    let (mut n, mut sum, mut max, mut over) = (0u64, 0.0, f64::NEG_INFINITY, 0u64);
+    let line = match take {
+        Take::CountOver(x) | Take::ShareOver(x) => x * scale,
+        Take::Sum | Take::Max => f64::INFINITY,
+    };
+    for x in values.iter().copied().filter(|x| !x.is_nan()) {
+        n += 1;
+        sum += x;
+        max = max.max(x);
+        over += u64::from(x > line);
+    }
+    match take {
+        _ if n == 0 => f64::NAN,
+        Take::Sum => sum,
+        Take::Max => max,
+        Take::CountOver(_) => over as f64,
+        Take::ShareOver(_) => over as f64 / n as f64,
+    }
+}

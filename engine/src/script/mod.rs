@@ -1,0 +1,33 @@
+//! Rules as Rhai scripts: reading RULE, checking, lowering conditions to columnar programs, and the sandbox. The only
+//! place that knows Rhai.
+
+mod codes;
+mod conclusion;
+mod context;
+mod diag;
+#[cfg(test)]
+mod equality;
+mod literal;
+mod lower;
+mod manifest;
+mod natives;
+mod program;
+mod reading;
+mod rule;
+mod sandbox;
+mod testing;
+mod types;
+
+pub use codes::{Code, by_name as code};
+pub use conclusion::Conclusion;
+pub use diag::{Diagnostic, Level, Place};
+pub use manifest::{
+    API, At, Explains, Manifest, OnMissing, Param, ParamValue, Severity, Shape, Take, When, WindowDecl,
+};
+pub use rule::{Compiled, MAX_SOURCE, Overrides, Rule, compile};
+pub use sandbox::Sandbox;
+pub use testing::{TestOutcome, run_tests};
+
+pub(crate) use context::Ctx;
+pub(crate) use program::{LANES, Numbers, Program, Scratch, Source};
+pub(crate) use sandbox::Judged;
