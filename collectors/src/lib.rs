@@ -6,6 +6,7 @@
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
 mod error;
+pub mod latency;
 mod roots;
 mod spec;
 

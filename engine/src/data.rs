@@ -76,7 +76,9 @@ impl Recent {
             }
             self.streams.insert(name.into(), VecDeque::new());
         }
-        let Some(ring) = self.streams.get_mut(name) else { return };
+        let Some(ring) = self.streams.get_mut(name) else {
+            return;
+        };
         let n = batch.stream.fields.len();
         for row in batch.rows().skip(batch.len().saturating_sub(KEEP)) {
             if ring.len() == KEEP {

@@ -122,7 +122,10 @@ codes! {
 
 /// The code with this name, such as `R012`.
 pub fn by_name(name: &str) -> Option<Code> {
-    Code::ALL.iter().copied().find(|c| c.name().eq_ignore_ascii_case(name))
+    Code::ALL
+        .iter()
+        .copied()
+        .find(|c| c.name().eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use rhai::packages::{
-    ArithmeticPackage, BasicArrayPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage, BasicStringPackage,
-    LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
+    ArithmeticPackage, BasicArrayPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage,
+    BasicStringPackage, LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
 };
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
 
@@ -60,7 +60,11 @@ impl Sandbox {
     /// A sandbox; its second interpreter is made when a rule needs it.
     pub fn new() -> Sandbox {
         let operations = Rc::new(Cell::new(0));
-        Sandbox { conclude: base(CONCLUDE_OPERATIONS, &operations), judge: OnceCell::new(), operations }
+        Sandbox {
+            conclude: base(CONCLUDE_OPERATIONS, &operations),
+            judge: OnceCell::new(),
+            operations,
+        }
     }
 
     pub(crate) fn compile(&self, text: &str) -> Result<AST, rhai::ParseError> {
@@ -95,15 +99,28 @@ impl Sandbox {
         let options = CallFnOptions::new().eval_ast(false);
         let built: Builder = self
             .conclude
-            .call_fn_with_options(options, &mut Scope::new(), ast, "verdict", (WindowsView(call), params, ctx))
+            .call_fn_with_options(
+                options,
+                &mut Scope::new(),
+                ast,
+                "verdict",
+                (WindowsView(call), params, ctx),
+            )
             .map_err(|e| explain(&e))?;
         Ok(built.0.borrow().clone())
     }
 
     /// Runs a test function, which records what it wants into `script`.
-    pub(crate) fn record_test(&self, ast: &AST, name: &str, script: testing::Script) -> Result<(), Box<EvalAltResult>> {
+    pub(crate) fn record_test(
+        &self,
+        ast: &AST,
+        name: &str,
+        script: testing::Script,
+    ) -> Result<(), Box<EvalAltResult>> {
         let options = CallFnOptions::new().eval_ast(false);
-        let _: Dynamic = self.conclude.call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))?;
+        let _: Dynamic =
+            self.conclude
+                .call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))?;
         Ok(())
     }
 
@@ -190,7 +207,11 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
 /// `min`, `max` and `abs` on floating-point numbers as lowered programs calculate them.
 fn numbers(e: &mut Engine) {
     fn pick(a: f64, b: f64, f: fn(f64, f64) -> f64) -> f64 {
-        if a.is_nan() || b.is_nan() { f64::NAN } else { f(a, b) }
+        if a.is_nan() || b.is_nan() {
+            f64::NAN
+        } else {
+            f(a, b)
+        }
     }
     e.register_fn("min", |a: f64, b: f64| pick(a, b, f64::min));
     e.register_fn("max", |a: f64, b: f64| pick(a, b, f64::max));
