@@ -1,2 +1,5 @@
 //! whystall: says why a Linux host stalled.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    whystall::commands::main()
+}

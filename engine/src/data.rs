@@ -51,15 +51,25 @@ pub(crate) struct RecentEvent {
     texts: Vec<Option<Arc<str>>>,
 }
 
+/// A field of a [`RecentEvent`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum RecentValue<'a> {
+    Text(&'a str),
+    /// In the shown unit.
+    Number(f64),
+    /// The event does not have it.
+    Absent,
+}
+
 impl RecentEvent {
-    /// Present fields: name, number in the shown unit, text if it is one.
-    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, f64, Option<&str>)> {
-        self.stream.fields.iter().enumerate().filter_map(|(i, f)| {
-            let name = f.name.as_ref();
-            match f.kind {
-                FieldKind::Text => self.texts[i].as_deref().map(|t| (name, f64::NAN, Some(t))),
-                _ => self.numbers[i].map(|x| (name, x / f.unit.scale(), None)),
-            }
+    /// Every field; an absent text is the empty text, so that scripts can read it without a check.
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&str, RecentValue<'_>)> {
+        self.stream.fields.iter().enumerate().map(|(i, f)| {
+            let value = match f.kind {
+                FieldKind::Text => RecentValue::Text(self.texts[i].as_deref().unwrap_or("")),
+                _ => self.numbers[i].map_or(RecentValue::Absent, |x| RecentValue::Number(x / f.unit.scale())),
+            };
+            (f.name.as_ref(), value)
         })
     }
 }
@@ -76,9 +86,7 @@ impl Recent {
             }
             self.streams.insert(name.into(), VecDeque::new());
         }
-        let Some(ring) = self.streams.get_mut(name) else {
-            return;
-        };
+        let Some(ring) = self.streams.get_mut(name) else { return };
         let n = batch.stream.fields.len();
         for row in batch.rows().skip(batch.len().saturating_sub(KEEP)) {
             if ring.len() == KEEP {

@@ -147,10 +147,7 @@ impl Engine {
     pub fn load(&mut self, rules: Vec<Rc<Rule>>) {
         let mut old: Vec<Active> = std::mem::take(&mut self.rules);
         for rule in rules {
-            let before = old
-                .iter()
-                .position(|a| a.rule.manifest.id == rule.manifest.id)
-                .map(|i| old.remove(i));
+            let before = old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
             let active = self.activate(rule, before);
             self.rules.push(active);
         }
@@ -181,24 +178,12 @@ impl Engine {
                 (true, None) => Leave::Script,
             };
             let enter = rule.lowered_enter(kind);
-            instances.push(Instance {
-                kind,
-                ids,
-                enter,
-                leave,
-                findings,
-                flaps,
-            });
+            instances.push(Instance { kind, ids, enter, leave, findings, flaps });
         }
         for inst in kept {
             self.drop_instance(&rule.manifest.id, inst);
         }
-        Active {
-            rule,
-            instances,
-            suspended_until: 0,
-            failures: 0,
-        }
+        Active { rule, instances, suspended_until: 0, failures: 0 }
     }
 
     fn declare(&self, rule: &Rule, kind: SubjectKind) -> Vec<Option<WindowId>> {
@@ -295,9 +280,7 @@ impl Engine {
 
     fn suspend(&mut self, i: usize, why: &str) {
         let active = &mut self.rules[i];
-        let wait = SUSPEND_NS
-            .saturating_mul(1 << active.failures.min(6))
-            .min(SUSPEND_MAX_NS);
+        let wait = SUSPEND_NS.saturating_mul(1 << active.failures.min(6)).min(SUSPEND_MAX_NS);
         active.failures = active.failures.saturating_add(1);
         active.suspended_until = self.now.boot_ns.saturating_add(wait);
         self.problems.push(Problem {
@@ -308,14 +291,7 @@ impl Engine {
 
     /// Judges one rule for one kind of subject. Returns what changed and, if the rule failed, why.
     fn judge(&mut self, rule: usize, instance: usize) -> (Vec<Change>, Option<String>) {
-        let Engine {
-            data,
-            sandbox,
-            rules,
-            scratch,
-            now,
-            ..
-        } = self;
+        let Engine { data, sandbox, rules, scratch, now, .. } = self;
         let active = &mut rules[rule];
         let rule = &active.rule;
         let inst = &mut active.instances[instance];
@@ -329,14 +305,7 @@ impl Engine {
             .zip(inst.ids.iter())
             .map(|(d, id)| source(windows, d.at, d.shape.scale(), *id, table.parent_rows()))
             .collect();
-        let mut judge = Judge {
-            rule,
-            sandbox,
-            sources: &sources,
-            scratch,
-            spent: 0,
-            failed: None,
-        };
+        let mut judge = Judge { rule, sandbox, sources: &sources, scratch, spent: 0, failed: None };
         let mut changes = Vec::new();
         let mut to_conclude: Vec<(Subject, bool)> = Vec::new();
 
@@ -352,9 +321,7 @@ impl Engine {
             };
             let mut policy = rule.policy();
             let flaps = inst.flaps.get(subject).map_or(0, |(_, n)| *n);
-            policy.clear_hold_ns = policy
-                .clear_hold_ns
-                .saturating_mul(1 << flaps.min(MAX_FLAP_SHIFT));
+            policy.clear_hold_ns = policy.clear_hold_ns.saturating_mul(1 << flaps.min(MAX_FLAP_SHIFT));
             let step = f.step(
                 &policy,
                 &entered,
@@ -372,10 +339,7 @@ impl Engine {
                 Step::Resolved => over.push((subject.clone(), true)),
                 Step::Stay => {
                     let wait = RECONCLUDE_NS << f.conclusions.min(10);
-                    if f.phase == Phase::Firing
-                        && now.boot_ns.saturating_sub(f.concluded_ns) >= wait
-                        && row.is_some()
-                    {
+                    if f.phase == Phase::Firing && now.boot_ns.saturating_sub(f.concluded_ns) >= wait && row.is_some() {
                         to_conclude.push((subject.clone(), false));
                     }
                 }
@@ -392,9 +356,7 @@ impl Engine {
         // Then every other subject whose condition holds.
         let wake = rule.manifest.wake.map(|i| sources[i]);
         for row in judge.candidates(inst.enter.as_ref(), wake, table) {
-            let Some(subject) = table.subject(row) else {
-                continue;
-            };
+            let Some(subject) = table.subject(row) else { continue };
             if inst.findings.contains_key(subject) || inst.findings.len() >= MAX_FINDINGS {
                 continue;
             }
@@ -409,9 +371,7 @@ impl Engine {
         for (subject, first) in to_conclude {
             let Some(row) = table.row(&subject) else { continue };
             let numbers: Vec<Numbers> = sources.iter().map(|s| s.at(row as usize)).collect();
-            let Some(f) = inst.findings.get_mut(&subject) else {
-                continue;
-            };
+            let Some(f) = inst.findings.get_mut(&subject) else { continue };
             let ctx = Ctx {
                 data: data.clone(),
                 manifest: rule.manifest.clone(),
@@ -435,9 +395,7 @@ impl Engine {
             if first {
                 let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
                 changes.push(Change::Fired(m));
-            } else if before
-                .is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence))
-            {
+            } else if before.is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence)) {
                 changes.push(Change::Concluded(subject, conclusion));
             }
         }
@@ -529,8 +487,7 @@ impl Judge<'_> {
             return Judged::Unknown;
         }
         if self.spent > SCRIPT_OPERATIONS_A_TICK {
-            self.failed =
-                Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
+            self.failed = Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
             return Judged::Unknown;
         }
         let numbers = self.sources.iter().map(|s| s.at(row as usize)).collect();
@@ -557,10 +514,7 @@ impl Judge<'_> {
             let lanes = LANES.min(n - from);
             if let Some(Source::Columns { value, .. }) = wake {
                 let end = (from + lanes).min(value.len());
-                if !value
-                    .get(from..end)
-                    .is_some_and(|v| v.iter().any(|x| x.abs() > 0.0))
-                {
+                if !value.get(from..end).is_some_and(|v| v.iter().any(|x| x.abs() > 0.0)) {
                     from += lanes;
                     continue;
                 }
@@ -595,25 +549,16 @@ impl Judge<'_> {
 }
 
 /// Where a declared window's numbers are for subjects of this kind.
-fn source<'a>(
-    windows: &'a Windows,
-    at: At,
-    scale: f64,
-    id: Option<WindowId>,
-    parents: &'a [u32],
-) -> Source<'a> {
-    let Some(id) = id else {
-        return Source::Scalar(Numbers::UNKNOWN);
-    };
+fn source<'a>(windows: &'a Windows, at: At, scale: f64, id: Option<WindowId>, parents: &'a [u32]) -> Source<'a> {
+    let Some(id) = id else { return Source::Scalar(Numbers::UNKNOWN) };
     let (value, dev, now) = (windows.column(id), windows.deviation(id), windows.current(id));
     match at {
         At::Own => Source::Columns { value, dev, now },
         At::Host => Source::Scalar(Source::Columns { value, dev, now }.at(0)),
         At::Parent => Source::Gather { value, rows: parents },
-        At::Across(_, take) => Source::Scalar(Numbers {
-            value: reduce(value, take, scale),
-            ..Numbers::UNKNOWN
-        }),
+        At::Across(_, take) => {
+            Source::Scalar(Numbers { value: reduce(value, take, scale), ..Numbers::UNKNOWN })
+        }
     }
 }
 

@@ -87,9 +87,7 @@ impl Finding {
             Phase::Pending => self.pending(policy, enter, passed, now),
             Phase::Firing | Phase::Recovering => {
                 let leave = match leave() {
-                    Judged::Unknown | Judged::Failed(_) if policy.on_missing == OnMissing::Clear => {
-                        Judged::True
-                    }
+                    Judged::Unknown | Judged::Failed(_) if policy.on_missing == OnMissing::Clear => Judged::True,
                     other => other,
                 };
                 self.stale = matches!(leave, Judged::Unknown | Judged::Failed(_));
@@ -147,11 +145,7 @@ impl Finding {
     }
 
     fn recovered(&mut self, policy: &Policy, now: u64) -> Step {
-        if now.saturating_sub(self.since_ns) >= policy.clear_hold_ns {
-            Step::Resolved
-        } else {
-            Step::Stay
-        }
+        if now.saturating_sub(self.since_ns) >= policy.clear_hold_ns { Step::Resolved } else { Step::Stay }
     }
 
     fn enter_phase(&mut self, phase: Phase, now: u64) {
@@ -199,12 +193,8 @@ mod tests {
         out
     }
 
-    const PLAIN: Policy = Policy {
-        fire_hold_ns: 2,
-        quorum: None,
-        clear_hold_ns: 3,
-        on_missing: OnMissing::Hold,
-    };
+    const PLAIN: Policy =
+        Policy { fire_hold_ns: 2, quorum: None, clear_hold_ns: 3, on_missing: OnMissing::Hold };
 
     #[test]
     fn holds_before_firing_and_clearing() {
@@ -223,21 +213,14 @@ mod tests {
 
     #[test]
     fn missing_can_clear() {
-        let p = Policy {
-            on_missing: OnMissing::Clear,
-            ..PLAIN
-        };
+        let p = Policy { on_missing: OnMissing::Clear, ..PLAIN };
         assert_eq!(life(p, "11?"), "ppd");
         assert_eq!(life(p, "111????"), "ppFrrrR");
     }
 
     #[test]
     fn quorum_of_ticks() {
-        let p = Policy {
-            fire_hold_ns: 0,
-            quorum: Some((3, 5)),
-            ..PLAIN
-        };
+        let p = Policy { fire_hold_ns: 0, quorum: Some((3, 5)), ..PLAIN };
         assert_eq!(life(p, "101-1"), "ppppF");
         assert_eq!(life(p, "1-----"), "pppppd");
     }

@@ -39,15 +39,7 @@ impl Member {
         conclusion: Conclusion,
     ) -> Member {
         let places = places(&subject, &conclusion);
-        Member {
-            manifest,
-            subject,
-            started_ns,
-            conclusion,
-            open: true,
-            withdrawn: false,
-            places,
-        }
+        Member { manifest, subject, started_ns, conclusion, open: true, withdrawn: false, places }
     }
 
     fn is(&self, rule: &str, subject: &Subject) -> bool {
@@ -60,10 +52,7 @@ impl Member {
 
     fn touch(&self, other: &Member, when: When) -> bool {
         let pairs = |kind: SubjectKind, same: fn(&Subject, &Subject) -> bool| {
-            self.places
-                .iter()
-                .filter(|p| p.kind() == kind)
-                .any(|a| other.places.iter().any(|b| same(a, b)))
+            self.places.iter().filter(|p| p.kind() == kind).any(|a| other.places.iter().any(|b| same(a, b)))
         };
         match when {
             When::Host => true,
@@ -79,10 +68,11 @@ impl Member {
 
     /// Whether this finding explains `other`.
     fn explains(&self, other: &Member) -> bool {
-        self.manifest
-            .explains
-            .iter()
-            .any(|e| e.rule == other.manifest.id && self.touch(other, e.when))
+        self.manifest.explains.iter().any(|e| {
+            e.rule == other.manifest.id
+                && (e.causes.is_empty() || e.causes.contains(&other.conclusion.cause))
+                && self.touch(other, e.when)
+        })
     }
 
     /// Whether two findings of one rule are one event seen twice.
@@ -112,12 +102,7 @@ fn places(subject: &Subject, conclusion: &Conclusion) -> Vec<Subject> {
     out.extend(conclusion.touches.iter().filter_map(|t| t.parse().ok()));
     for a in conclusion.culprits.iter().chain(&conclusion.victims) {
         out.extend(a.pid.map(Subject::Task));
-        out.extend(
-            a.cgroup
-                .as_deref()
-                .filter(|c| c.starts_with('/'))
-                .map(Subject::cgroup),
-        );
+        out.extend(a.cgroup.as_deref().filter(|c| c.starts_with('/')).map(Subject::cgroup));
     }
     out.sort();
     out.dedup();
@@ -156,18 +141,8 @@ impl Incidents {
                 return out;
             }
             let id = incident_id(host, &member, now);
-            let opened = Stamp {
-                boot_ns: member.started_ns,
-                wall_ns: now.wall_at(member.started_ns),
-            };
-            self.open.push(Incident {
-                id,
-                seq: 0,
-                opened,
-                members: vec![member],
-                told: None,
-                changed: true,
-            });
+            let opened = Stamp { boot_ns: member.started_ns, wall_ns: now.wall_at(member.started_ns) };
+            self.open.push(Incident { id, seq: 0, opened, members: vec![member], told: None, changed: true });
             return out;
         };
         // A finding that links several incidents shows that they were one: the oldest goes on.
@@ -184,9 +159,7 @@ impl Incidents {
             self.overflow += 1;
             return out;
         }
-        incident
-            .members
-            .retain(|m| !m.is(&member.manifest.id, &member.subject));
+        incident.members.retain(|m| !m.is(&member.manifest.id, &member.subject));
         incident.members.push(member);
         incident.changed = true;
         out
@@ -213,10 +186,7 @@ impl Incidents {
 
     fn find(&self, rule: &str, subject: &Subject) -> Option<(usize, usize)> {
         self.open.iter().enumerate().find_map(|(i, inc)| {
-            inc.members
-                .iter()
-                .position(|m| m.open && m.is(rule, subject))
-                .map(|m| (i, m))
+            inc.members.iter().position(|m| m.open && m.is(rule, subject)).map(|m| (i, m))
         })
     }
 
@@ -227,17 +197,10 @@ impl Incidents {
             if !std::mem::take(&mut inc.changed) {
                 continue;
             }
-            let Some((root, chain)) = inc.root_and_chain() else {
-                continue;
-            };
+            let Some((root, chain)) = inc.root_and_chain() else { continue };
             let over = inc.members.iter().all(|m| !m.open);
             let m = &inc.members[root];
-            let telling = (
-                m.manifest.id.clone(),
-                m.subject.clone(),
-                m.conclusion.cause.clone(),
-                chain.len(),
-            );
+            let telling = (m.manifest.id.clone(), m.subject.clone(), m.conclusion.cause.clone(), chain.len());
             let state = match (&inc.told, over) {
                 (None, true) => continue,
                 (None, false) => State::Firing,
@@ -264,9 +227,8 @@ impl Incident {
         let ms = &self.members;
         // One explanation is enough to see how findings hang together; a flood of them is cut.
         let n = ms.len().min(256);
-        let edges: Vec<Vec<usize>> = (0..n)
-            .map(|a| (0..n).filter(|&b| a != b && ms[a].explains(&ms[b])).collect())
-            .collect();
+        let edges: Vec<Vec<usize>> =
+            (0..n).map(|a| (0..n).filter(|&b| a != b && ms[a].explains(&ms[b])).collect()).collect();
         let explained: Vec<bool> = (0..n).map(|b| edges.iter().any(|e| e.contains(&b))).collect();
         let reach = |from: usize| {
             let mut seen = vec![false; n];
@@ -286,22 +248,20 @@ impl Incident {
         };
         // In a cycle everything is explained; then the earliest stands for the root.
         let all_explained = explained.iter().all(|e| *e);
-        let root = (0..n)
-            .filter(|&i| all_explained || !explained[i])
-            .min_by(|&a, &b| {
-                let key = |i: usize| {
-                    let m = &ms[i];
-                    (
-                        std::cmp::Reverse(reach(i).len().min(MAX_SHOWN)),
-                        std::cmp::Reverse(m.severity()),
-                        std::cmp::Reverse(m.conclusion.confidence),
-                        m.started_ns,
-                        m.manifest.id.clone(),
-                        m.subject.clone(),
-                    )
-                };
-                key(a).cmp(&key(b))
-            })?;
+        let root = (0..n).filter(|&i| all_explained || !explained[i]).min_by(|&a, &b| {
+            let key = |i: usize| {
+                let m = &ms[i];
+                (
+                    std::cmp::Reverse(reach(i).len().min(MAX_SHOWN)),
+                    std::cmp::Reverse(m.severity()),
+                    std::cmp::Reverse(m.conclusion.confidence),
+                    m.started_ns,
+                    m.manifest.id.clone(),
+                    m.subject.clone(),
+                )
+            };
+            key(a).cmp(&key(b))
+        })?;
         let mut chain = reach(root);
         let mut rest: Vec<usize> = (0..n).filter(|i| !chain.contains(i)).collect();
         rest.sort_by_key(|&i| (ms[i].started_ns, ms[i].manifest.id.clone(), ms[i].subject.clone()));
@@ -319,10 +279,7 @@ impl Incident {
         let gather = |of: fn(&Conclusion) -> &Vec<Actor>| {
             let mut out: Vec<Actor> = Vec::new();
             for a in chain.iter().flat_map(|i| of(&self.members[*i].conclusion)) {
-                let same = |b: &Actor| {
-                    (&a.kind, a.pid, &a.comm, &a.cgroup, &a.name)
-                        == (&b.kind, b.pid, &b.comm, &b.cgroup, &b.name)
-                };
+                let same = |b: &Actor| (&a.kind, a.pid, &a.comm, &a.cgroup, &a.name) == (&b.kind, b.pid, &b.comm, &b.cgroup, &b.name);
                 if out.len() < MAX_SHOWN && !out.iter().any(same) {
                     let mut a = a.clone();
                     a.workload = a.cgroup.as_deref().and_then(workload_of);
@@ -343,12 +300,7 @@ impl Incident {
             state,
             rule: m.manifest.id.clone(),
             cause: m.conclusion.cause.clone(),
-            severity: self
-                .members
-                .iter()
-                .map(Member::severity)
-                .max()
-                .unwrap_or(Severity::Info),
+            severity: self.members.iter().map(Member::severity).max().unwrap_or(Severity::Info),
             confidence: m.conclusion.confidence,
             subject: m.subject.to_string(),
             workload: match &m.subject {
@@ -383,12 +335,7 @@ impl Incident {
 
 fn workload_of(path: &str) -> Option<Workload> {
     let o = workload::owner(path);
-    let w = Workload {
-        namespace: None,
-        pod: o.pod_uid,
-        container: o.container_id,
-        unit: o.unit,
-    };
+    let w = Workload { namespace: None, pod: o.pod_uid, container: o.container_id, unit: o.unit };
     (w != Workload::default()).then_some(w)
 }
 
@@ -402,7 +349,5 @@ fn incident_id(host: &str, m: &Member, now: Stamp) -> String {
     }
     let bits = u128::from(ms & ((1 << 48) - 1)) << 80 | (h >> 48);
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    (0..26)
-        .map(|i| ALPHABET[(bits >> (125 - 5 * i) & 31) as usize] as char)
-        .collect()
+    (0..26).map(|i| ALPHABET[(bits >> (125 - 5 * i) & 31) as usize] as char).collect()
 }

@@ -36,9 +36,7 @@ impl Schema {
 
     /// Every stream with the source it comes from.
     pub fn streams(&self) -> impl Iterator<Item = (&Source, &Arc<Stream>)> {
-        self.sources
-            .iter()
-            .flat_map(|s| s.streams.iter().map(move |t| (s, t)))
+        self.sources.iter().flat_map(|s| s.streams.iter().map(move |t| (s, t)))
     }
 
     /// The field with the full name `stream.field`.
@@ -46,29 +44,20 @@ impl Schema {
         let (stream, field) = split_field(full)?;
         let (source, stream) = self.streams().find(|(_, s)| s.name == stream)?;
         let field = stream.fields.iter().find(|f| f.name == field)?;
-        Some(FieldRef {
-            source,
-            stream,
-            field,
-        })
+        Some(FieldRef { source, stream, field })
     }
 
     /// The sources that `name` in `needs` or `wants` means: a collector, a stream, or a stream's dotted prefix.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Source> {
         self.sources.iter().filter(move |s| {
-            let below = |full: &str| {
-                full.strip_prefix(name)
-                    .is_some_and(|r| r.is_empty() || r.starts_with('.'))
-            };
+            let below = |full: &str| full.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with('.'));
             s.name == name || s.streams.iter().any(|t| below(&t.name))
         })
     }
 
     /// Full names of all fields, for suggestions.
     pub fn field_names(&self) -> Vec<String> {
-        self.streams()
-            .flat_map(|(_, s)| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name)))
-            .collect()
+        self.streams().flat_map(|(_, s)| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name))).collect()
     }
 }
 

@@ -12,10 +12,7 @@ fn schema() -> Schema {
     const CG: &[SubjectKind] = &[SubjectKind::Cgroup];
     const HOST: &[SubjectKind] = &[SubjectKind::Host];
     const RECLAIM: &[Field] = &[Field::duration("duration", ""), Field::text("comm", "")];
-    const MEMCG: &[Field] = &[
-        Field::counter("events_max", Unit::Count, ""),
-        Field::gauge("usage", Unit::Bytes, ""),
-    ];
+    const MEMCG: &[Field] = &[Field::counter("events_max", Unit::Count, ""), Field::gauge("usage", Unit::Bytes, "")];
     const VMSTAT: &[Field] = &[Field::counter("allocstall", Unit::Count, "")];
     let source = |name: &str, s: Stream| Source {
         name: name.into(),
@@ -39,11 +36,7 @@ const RULE: &str = include_str!("rules/burst.rhai");
 #[test]
 fn a_good_rule_has_no_diagnostics_lowers_and_passes_its_tests() {
     let compiled = load(RULE);
-    let shown: Vec<Cow<'_, str>> = compiled
-        .diagnostics
-        .iter()
-        .map(|d| d.to_string().into())
-        .collect();
+    let shown: Vec<Cow<'_, str>> = compiled.diagnostics.iter().map(|d| d.to_string().into()).collect();
     assert!(shown.is_empty(), "{}", shown.concat());
     let rule = compiled.rule.unwrap();
     assert!(rule.is_lowered());

@@ -72,6 +72,77 @@ impl Batch {
         Row { batch: self, base }
     }
 
+    /// The writer of the row that was appended last.
+    pub fn last_row(&mut self) -> Option<Row<'_>> {
+        let base = self.values.len().checked_sub(self.stream.fields.len())?;
+        if self.heads.is_empty() {
+            None
+        } else {
+            Some(Row { batch: self, base })
+        }
+    }
+
+    /// Removes all rows, texts and `gone`, and keeps the memory.
+    pub fn clear(&mut self, at: Stamp) {
+        self.at = at;
+        self.covered_to = true;
+        self.gone.clear();
+        self.heads.clear();
+        self.values.clear();
+        self.texts.clear();
+    }
+
+    /// Appends a row as it is stored: `present` as in [`RowRef::present`] and the values' bits, all zero, to be filled
+    /// by the caller. For readers of recordings, which hold values in this form; collectors use [`Batch::row`].
+    pub fn push_raw(&mut self, subject: Subject, boot_ns: u64, present: u64) -> &mut [u64] {
+        let base = self.values.len();
+        self.values.resize(base + self.stream.fields.len(), 0);
+        self.heads.push(Head {
+            subject,
+            at: boot_ns,
+            present,
+        });
+        &mut self.values[base..]
+    }
+
+    /// Moves the batch and all its rows to another time, the rows otherwise as they are.
+    pub fn restamp(&mut self, at: Stamp) {
+        self.at = at;
+        for head in &mut self.heads {
+            head.at = at.boot_ns;
+        }
+    }
+
+    /// Sets the time of row `row` in CLOCK_BOOTTIME nanoseconds; a row that does not exist is ignored.
+    pub fn set_row_at(&mut self, row: usize, boot_ns: u64) {
+        if let Some(head) = self.heads.get_mut(row) {
+            head.at = boot_ns;
+        }
+    }
+
+    /// Sets which fields of row `row` are present; a row that does not exist is ignored. Values of absent fields are to
+    /// be 0.
+    pub fn set_present(&mut self, row: usize, present: u64) {
+        if let Some(head) = self.heads.get_mut(row) {
+            head.present = present;
+        }
+    }
+
+    /// The values' bits of all rows, row after row in field order; see [`Batch`] for their meaning.
+    pub fn values_mut(&mut self) -> &mut [u64] {
+        &mut self.values
+    }
+
+    /// The texts that values of text fields are indices into.
+    pub fn texts(&self) -> &[Arc<str>] {
+        &self.texts
+    }
+
+    /// The texts, to be replaced.
+    pub fn texts_mut(&mut self) -> &mut Vec<Arc<str>> {
+        &mut self.texts
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.heads.len()

@@ -13,4 +13,4 @@ pub mod workload;
 pub use batch::{Batch, MAX_FIELDS, Row, RowRef};
 pub use schema::{Field, FieldKind, Mode, Stream, Unit, split_field};
 pub use subject::{ParseSubjectError, Subject, SubjectKind};
-pub use time::{MS, SEC, Stamp, format_duration, format_rfc3339, parse_duration};
+pub use time::{MS, SEC, Stamp, format_duration, format_rfc3339, parse_duration, parse_rfc3339};

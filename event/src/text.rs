@@ -60,9 +60,9 @@ pub fn shorten(s: &str, max: usize) -> Cow<'_, str> {
     }
 }
 
-/// The candidate that is likely meant by `given`: the nearest within a third of its length in edits (at least one).
+/// The candidate that is likely meant by `given`: the nearest within a third of its length in edits, rounded up.
 pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (given.chars().count() / 3).max(1);
+    let limit = given.chars().count().div_ceil(3).max(1);
     candidates
         .into_iter()
         .map(|c| (edits(given, c), c))

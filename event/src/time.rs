@@ -115,6 +115,65 @@ pub fn format_rfc3339(wall_ns: u64) -> String {
     )
 }
 
+/// Reads a time such as `2026-11-22T10:00:00.123Z` or `2026-11-22 11:00:00+01:00` into nanoseconds since 1970.
+pub fn parse_rfc3339(s: &str) -> Option<u64> {
+    let b = s.as_bytes();
+    let number = |from: usize, to: usize| -> Option<i64> {
+        let digits = b.get(from..to)?;
+        digits
+            .iter()
+            .try_fold(0, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
+    };
+    let is = |at: usize, c: &[u8]| b.get(at).is_some_and(|b| c.contains(b));
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
+    let marks = is(4, b"-") && is(7, b"-") && is(10, b"Tt ") && is(13, b":") && is(16, b":");
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    // A leap second counts as the one after it.
+    if !marks || !(1..=last).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let mut at = 19;
+    let mut nanos = 0;
+    if is(at, b".,") {
+        at += 1;
+        let from = at;
+        let mut unit = (SEC / 10) as i64;
+        while let Some(d) = b.get(at).filter(|d| d.is_ascii_digit()) {
+            nanos += i64::from(d - b'0') * unit;
+            unit /= 10;
+            at += 1;
+        }
+        if at == from {
+            return None;
+        }
+    }
+    let offset = if is(at, b"Zz") && b.len() == at + 1 {
+        0
+    } else if is(at, b"+-") && is(at + 3, b":") && b.len() == at + 6 {
+        let minutes = number(at + 1, at + 3)? * 60 + number(at + 4, at + 6)?;
+        if is(at, b"-") { -minutes } else { minutes }
+    } else {
+        return None;
+    };
+    // Days since 1970 in eras of 400 years, years beginning in March.
+    let y = if month <= 2 { year - 1 } else { year };
+    let (era, yoe) = (y.div_euclid(400), y.rem_euclid(400));
+    let doy = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+    let seconds = days * 86_400 + (hour * 60 + minute - offset) * 60 + second;
+    u64::try_from(seconds)
+        .ok()?
+        .checked_mul(SEC)?
+        .checked_add(nanos as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +193,30 @@ mod tests {
     }
 
     #[test]
+    fn rfc3339_is_read() {
+        for (s, want) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2024-02-29T12:34:56.123Z", Some(1_709_210_096_123_000_000)),
+            (
+                "2024-02-29 13:34:56.123456789123+01:00",
+                Some(1_709_210_096_123_456_789),
+            ),
+            ("2024-02-29t07:04:56.123-05:30", Some(1_709_210_096_123_000_000)),
+            ("2023-02-29T00:00:00Z", None),
+            ("2024-13-01T00:00:00Z", None),
+            ("2024-01-01T24:00:00Z", None),
+            ("2024-01-01T00:00:00", None),
+            ("2024-01-01T00:00:00.Z", None),
+            ("1960-01-01T00:00:00Z", None),
+            ("9999-01-01T00:00:00Z", None),
+            ("ünïcode-text-here-äöü", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_rfc3339(s), want, "{s}");
+        }
+    }
+
+    #[test]
     fn rfc3339() {
         assert_eq!(format_rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(
@@ -144,5 +227,17 @@ mod tests {
             format_rfc3339(4_102_444_799_999_999_999),
             "2099-12-31T23:59:59.999Z"
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn reading_is_the_inverse_of_formatting(ms in 0..4_102_444_800_000u64) {
+            proptest::prop_assert_eq!(parse_rfc3339(&format_rfc3339(ms * MS)), Some(ms * MS));
+        }
+
+        #[test]
+        fn any_text_is_safe_as_a_time(s: String) {
+            let _ = parse_rfc3339(&s);
+        }
     }
 }

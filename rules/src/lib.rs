@@ -9,5 +9,20 @@ pub struct Builtin {
     pub source: &'static str,
 }
 
+macro_rules! builtin {
+    ($path:literal) => {
+        Builtin { path: $path, source: include_str!(concat!("../", $path)) }
+    };
+}
+
 /// Every built-in rule. Adding one is its file and one line here.
-pub const ALL: &[Builtin] = &[];
+pub const ALL: &[Builtin] = &[
+    builtin!("memory/direct_reclaim_burst.rhai"),
+    builtin!("memory/compaction_stall.rhai"),
+    builtin!("memory/zombie_memcg_growth.rhai"),
+    builtin!("memory/oom_kill.rhai"),
+    builtin!("cpu/sched_delay.rhai"),
+    builtin!("net/softirq_starvation.rhai"),
+    builtin!("kernel/lockup.rhai"),
+    builtin!("self/degraded.rhai"),
+];

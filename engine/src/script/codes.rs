@@ -77,7 +77,7 @@ codes! {
     UnknownVariable "R018" Error "no such variable"
         "Functions see only their parameters, their own `let`s and nothing else, not even other constants of the file.";
     NotBool "R019" Error "the function must return true or false"
-        "`enter` and `leave` end with a condition. A function whose last statement has a `;` or is a `let` returns nothing.";
+        "`enter` and `leave` end with a condition. A function whose last statement is a `let` or a loop returns nothing.";
     UnknownCollector "R020" Error "no such collector or stream"
         "`needs` and `wants` name collectors or streams: a rule whose `needs` are missing is not run on this host and says \
          so; `wants` may be missing, their windows are then unknown.";
@@ -122,10 +122,7 @@ codes! {
 
 /// The code with this name, such as `R012`.
 pub fn by_name(name: &str) -> Option<Code> {
-    Code::ALL
-        .iter()
-        .copied()
-        .find(|c| c.name().eq_ignore_ascii_case(name))
+    Code::ALL.iter().copied().find(|c| c.name().eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

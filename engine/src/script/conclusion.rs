@@ -85,18 +85,12 @@ fn confidence(s: &str) -> Fallible<Confidence> {
 /// Adds the builder to an engine.
 pub(crate) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Builder>("cause");
-    let begin =
-        |cause: &str, c: Confidence| Builder(Rc::new(std::cell::RefCell::new(Conclusion::new(cause, c))));
-    engine.register_fn(
-        "cause",
-        move |c: ImmutableString, how: ImmutableString| -> Fallible<Builder> {
-            Ok(begin(&c, confidence(&how)?))
-        },
-    );
-    engine.register_fn("cause", move |c: ImmutableString| begin(&c, Confidence::Medium));
-    engine.register_fn("says", |b: &mut Builder, s: ImmutableString| {
-        b.change(|c| c.summary = text(&s))
+    let begin = |cause: &str, c: Confidence| Builder(Rc::new(std::cell::RefCell::new(Conclusion::new(cause, c))));
+    engine.register_fn("cause", move |c: ImmutableString, how: ImmutableString| -> Fallible<Builder> {
+        Ok(begin(&c, confidence(&how)?))
     });
+    engine.register_fn("cause", move |c: ImmutableString| begin(&c, Confidence::Medium));
+    engine.register_fn("says", |b: &mut Builder, s: ImmutableString| b.change(|c| c.summary = text(&s)));
     engine.register_fn("evidence", |b: &mut Builder, r: Reading| {
         b.change(|c| push(&mut c.evidence, r.evidence(None)))
     });
@@ -106,75 +100,44 @@ pub(crate) fn register(engine: &mut Engine) {
     engine.register_fn("evidence", |b: &mut Builder, r: Reading, threshold: i64| {
         b.change(|c| push(&mut c.evidence, r.evidence(Some(threshold as f64))))
     });
-    engine.register_fn(
-        "rules_out",
-        |b: &mut Builder, cause: ImmutableString, because: ImmutableString| {
-            b.change(|c| {
-                push(
-                    &mut c.ruled_out,
-                    RuledOut {
-                        cause: text(&cause),
-                        because: text(&because),
-                    },
-                );
-            })
-        },
-    );
-    engine.register_fn(
-        "hint",
-        |b: &mut Builder, t: ImmutableString| -> Fallible<Builder> { add_hint(b, &t, Array::new(), "") },
-    );
-    engine.register_fn(
-        "hint",
-        |b: &mut Builder, t: ImmutableString, command: Array| -> Fallible<Builder> {
-            add_hint(b, &t, command, "")
-        },
-    );
+    engine.register_fn("rules_out", |b: &mut Builder, cause: ImmutableString, because: ImmutableString| {
+        b.change(|c| {
+            push(&mut c.ruled_out, RuledOut { cause: text(&cause), because: text(&because) });
+        })
+    });
+    engine.register_fn("hint", |b: &mut Builder, t: ImmutableString| -> Fallible<Builder> {
+        add_hint(b, &t, Array::new(), "")
+    });
+    engine.register_fn("hint", |b: &mut Builder, t: ImmutableString, command: Array| -> Fallible<Builder> {
+        add_hint(b, &t, command, "")
+    });
     engine.register_fn(
         "hint",
         |b: &mut Builder, t: ImmutableString, command: Array, risk: ImmutableString| -> Fallible<Builder> {
             add_hint(b, &t, command, &risk)
         },
     );
-    engine.register_fn("culprit", |b: &mut Builder, who: Map| {
-        b.change(|c| push(&mut c.culprits, actor(&who)))
-    });
-    engine.register_fn("victim", |b: &mut Builder, who: Map| {
-        b.change(|c| push(&mut c.victims, actor(&who)))
-    });
+    engine.register_fn("culprit", |b: &mut Builder, who: Map| b.change(|c| push(&mut c.culprits, actor(&who))));
+    engine.register_fn("victim", |b: &mut Builder, who: Map| b.change(|c| push(&mut c.victims, actor(&who))));
     engine.register_fn("culprits", |b: &mut Builder, who: Array| {
-        b.change(|c| {
-            who.iter()
-                .filter_map(as_actor)
-                .for_each(|a| push(&mut c.culprits, a))
-        })
+        b.change(|c| who.iter().filter_map(as_actor).for_each(|a| push(&mut c.culprits, a)))
     });
     engine.register_fn("victims", |b: &mut Builder, who: Array| {
-        b.change(|c| {
-            who.iter()
-                .filter_map(as_actor)
-                .for_each(|a| push(&mut c.victims, a))
-        })
+        b.change(|c| who.iter().filter_map(as_actor).for_each(|a| push(&mut c.victims, a)))
     });
     engine.register_fn("touches", |b: &mut Builder, subject: ImmutableString| {
         b.change(|c| push(&mut c.touches, text(&subject)))
     });
-    engine.register_fn(
-        "confidence",
-        |b: &mut Builder, s: ImmutableString| -> Fallible<Builder> {
-            let found = confidence(&s)?;
-            Ok(b.change(|c| c.confidence = found))
-        },
-    );
-    engine.register_fn(
-        "severity",
-        |b: &mut Builder, s: ImmutableString| -> Fallible<Builder> {
-            match Severity::from_name(&s) {
-                Some(found) => Ok(b.change(|c| c.severity = Some(found))),
-                None => Err(format!("`{s}` is no severity: use info, warning or critical").into()),
-            }
-        },
-    );
+    engine.register_fn("confidence", |b: &mut Builder, s: ImmutableString| -> Fallible<Builder> {
+        let found = confidence(&s)?;
+        Ok(b.change(|c| c.confidence = found))
+    });
+    engine.register_fn("severity", |b: &mut Builder, s: ImmutableString| -> Fallible<Builder> {
+        match Severity::from_name(&s) {
+            Some(found) => Ok(b.change(|c| c.severity = Some(found))),
+            None => Err(format!("`{s}` is no severity: use info, warning or critical").into()),
+        }
+    });
 }
 
 fn add_hint(b: &mut Builder, t: &str, command: Array, risk: &str) -> Fallible<Builder> {
@@ -182,24 +145,12 @@ fn add_hint(b: &mut Builder, t: &str, command: Array, risk: &str) -> Fallible<Bu
     for part in command.iter().take(MAX_ENTRIES) {
         match part.read_lock::<ImmutableString>() {
             Some(s) => argv.push(text(&s)),
-            None => {
-                return Err(format!("a command is an array of strings, not of {}", part.type_name()).into());
-            }
+            None => return Err(format!("a command is an array of strings, not of {}", part.type_name()).into()),
         }
     }
     let risk = (!risk.is_empty()).then(|| text(risk));
     let command = (!argv.is_empty()).then_some(argv);
-    Ok(b.change(|c| {
-        push(
-            &mut c.hints,
-            Hint {
-                text: text(t),
-                command,
-                risk,
-                docs: None,
-            },
-        )
-    }))
+    Ok(b.change(|c| push(&mut c.hints, Hint { text: text(t), command, risk, docs: None })))
 }
 
 fn as_actor(d: &Dynamic) -> Option<Actor> {
@@ -208,30 +159,16 @@ fn as_actor(d: &Dynamic) -> Option<Actor> {
 
 /// An actor from a map such as `ctx.top` gives; keys that do not exist stay empty.
 fn actor(m: &Map) -> Actor {
-    let get = |key: &str| {
-        m.get(key)
-            .and_then(|d| d.read_lock::<ImmutableString>().map(|s| text(&s)))
-    };
-    let num = |key: &str| {
-        m.get(key)
-            .and_then(|d| d.as_float().ok().or_else(|| d.as_int().ok().map(|i| i as f64)))
-    };
+    let get = |key: &str| m.get(key).and_then(|d| d.read_lock::<ImmutableString>().map(|s| text(&s)));
+    let num = |key: &str| m.get(key).and_then(|d| d.as_float().ok().or_else(|| d.as_int().ok().map(|i| i as f64)));
     let stack = m.get("stack").and_then(|d| {
         let frames = d.read_lock::<Array>()?;
-        Some(
-            frames
-                .iter()
-                .take(64)
-                .filter_map(|f| f.read_lock::<ImmutableString>().map(|s| text(&s)))
-                .collect(),
-        )
+        Some(frames.iter().take(64).filter_map(|f| f.read_lock::<ImmutableString>().map(|s| text(&s))).collect())
     });
     let nonempty = |s: Option<String>| s.filter(|s| !s.is_empty());
     Actor {
         kind: nonempty(get("kind")).unwrap_or_else(|| "task".into()),
-        pid: num("pid")
-            .filter(|p| *p >= 0.0 && *p <= f64::from(u32::MAX))
-            .map(|p| p as u32),
+        pid: num("pid").filter(|p| *p >= 0.0 && *p <= f64::from(u32::MAX)).map(|p| p as u32),
         comm: nonempty(get("comm")),
         cgroup: nonempty(get("cgroup")),
         name: nonempty(get("name")),

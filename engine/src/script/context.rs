@@ -7,7 +7,7 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 use whystall_event::{Subject, SubjectKind, workload};
 
 use super::manifest::{At, Manifest};
-use crate::data::Data;
+use crate::data::{Data, RecentValue};
 use crate::window::WindowId;
 
 /// Most items that `top` and `events` give.
@@ -29,33 +29,19 @@ pub(crate) fn register(e: &mut Engine) {
     e.register_get("subject", |c: &mut Ctx| c.subject.to_string());
     e.register_get("name", |c: &mut Ctx| c.subject.name());
     e.register_get("path", |c: &mut Ctx| c.path());
-    e.register_get("parent", |c: &mut Ctx| {
-        c.subject.parent().map_or_else(String::new, |p| p.name())
-    });
+    e.register_get("parent", |c: &mut Ctx| c.subject.parent().map_or_else(String::new, |p| p.name()));
     e.register_get("kind", |c: &mut Ctx| c.subject.kind().name().to_string());
-    e.register_get("unit", |c: &mut Ctx| {
-        workload::owner(&c.path()).unit.unwrap_or_default()
-    });
-    e.register_get("pod_uid", |c: &mut Ctx| {
-        workload::owner(&c.path()).pod_uid.unwrap_or_default()
-    });
-    e.register_get("container_id", |c: &mut Ctx| {
-        workload::owner(&c.path()).container_id.unwrap_or_default()
-    });
+    e.register_get("unit", |c: &mut Ctx| workload::owner(&c.path()).unit.unwrap_or_default());
+    e.register_get("pod_uid", |c: &mut Ctx| workload::owner(&c.path()).pod_uid.unwrap_or_default());
+    e.register_get("container_id", |c: &mut Ctx| workload::owner(&c.path()).container_id.unwrap_or_default());
     e.register_get("host", |c: &mut Ctx| c.data.borrow().facts.host.clone());
     e.register_get("kernel", |c: &mut Ctx| c.data.borrow().facts.kernel.clone());
     e.register_get("cgroup_v2", |c: &mut Ctx| c.data.borrow().facts.memory_cgroup_v2);
     e.register_get("cpus", |c: &mut Ctx| f64::from(c.data.borrow().facts.cpus));
-    e.register_fn("cgroup_file", |c: &mut Ctx, file: ImmutableString| {
-        c.cgroup_file(&file)
-    });
+    e.register_fn("cgroup_file", |c: &mut Ctx, file: ImmutableString| c.cgroup_file(&file));
     e.register_fn("attr", |c: &mut Ctx, field: ImmutableString| c.attr(&field));
-    e.register_fn("top", |c: &mut Ctx, what: ImmutableString, n: i64| {
-        c.top(&what, n)
-    });
-    e.register_fn("events", |c: &mut Ctx, stream: ImmutableString, n: i64| {
-        c.events(&stream, n)
-    });
+    e.register_fn("top", |c: &mut Ctx, what: ImmutableString, n: i64| c.top(&what, n));
+    e.register_fn("events", |c: &mut Ctx, stream: ImmutableString, n: i64| c.events(&stream, n));
 }
 
 impl Ctx {
@@ -71,18 +57,12 @@ impl Ctx {
     fn cgroup_file(&self, file: &str) -> String {
         let data = self.data.borrow();
         let path = self.path();
-        format!(
-            "{}{}/{file}",
-            data.facts.memory_cgroup_mount,
-            if path == "/" { "" } else { &path }
-        )
+        format!("{}{}/{file}", data.facts.memory_cgroup_mount, if path == "/" { "" } else { &path })
     }
 
     /// The newest text of a sampled stream about this subject, else about the host.
     fn attr(&self, full: &str) -> String {
-        let Some((stream, field)) = whystall_event::split_field(full) else {
-            return String::new();
-        };
+        let Some((stream, field)) = whystall_event::split_field(full) else { return String::new() };
         let data = self.data.borrow();
         [&self.subject, &Subject::Host]
             .into_iter()
@@ -95,11 +75,7 @@ impl Ctx {
         let n = usize::try_from(n).unwrap_or(0).min(MAX_ITEMS);
         let fits = |full: bool| {
             self.manifest.windows.iter().position(|d| {
-                if full {
-                    what == format!("{}.{}", d.stream, d.field)
-                } else {
-                    what == d.name
-                }
+                if full { what == format!("{}.{}", d.stream, d.field) } else { what == d.name }
             })
         };
         let Some(i) = fits(false).or_else(|| fits(true)) else {
@@ -111,9 +87,7 @@ impl Ctx {
             At::Host => SubjectKind::Host,
             At::Own | At::Parent => self.subject.kind(),
         };
-        let Some(id) = self.ids.get(i).copied().flatten() else {
-            return Ok(Array::new());
-        };
+        let Some(id) = self.ids.get(i).copied().flatten() else { return Ok(Array::new()) };
         let data = self.data.borrow();
         let (table, column) = (data.windows.table(kind), data.windows.column(id));
         let mut rows: Vec<(f64, &Subject)> = table
@@ -130,9 +104,10 @@ impl Ctx {
             .take(n)
             .map(|(x, s)| {
                 let mut m = describe(s);
-                for field in ["comm", "cgroup"] {
-                    if let Some(t) = data.windows.text(&decl.stream, field, s) {
-                        m.insert(field.into(), t.to_string().into());
+                for field in &decl.texts {
+                    let known = data.windows.text(&decl.stream, field, s);
+                    if known.is_some() || !m.contains_key(field.as_ref()) {
+                        m.insert(field.as_ref().into(), known.map_or("", |t| t.as_ref()).into());
                     }
                 }
                 m.insert("value".into(), (x / scale).into());
@@ -154,14 +129,12 @@ impl Ctx {
             .take(n)
             .map(|e| {
                 let mut m = describe(&e.subject);
-                m.insert(
-                    "age_ms".into(),
-                    (self.now_ns.saturating_sub(e.boot_ns) as f64 / 1e6).into(),
-                );
-                for (name, number, text) in e.values() {
-                    let v: Dynamic = match text {
-                        Some(t) => t.to_string().into(),
-                        None => number.into(),
+                m.insert("age_ms".into(), (self.now_ns.saturating_sub(e.boot_ns) as f64 / 1e6).into());
+                for (name, value) in e.values() {
+                    let v = match value {
+                        RecentValue::Text(t) => t.to_string().into(),
+                        RecentValue::Number(x) => x.into(),
+                        RecentValue::Absent => Dynamic::UNIT,
                     };
                     m.insert(name.into(), v);
                 }
@@ -178,15 +151,7 @@ fn describe(s: &Subject) -> Map {
     m.insert("subject".into(), s.to_string().into());
     m.insert("name".into(), s.name().into());
     m.insert("comm".into(), "".into());
-    m.insert(
-        "cgroup".into(),
-        if let Subject::Cgroup(p) = s {
-            p.to_string()
-        } else {
-            String::new()
-        }
-        .into(),
-    );
+    m.insert("cgroup".into(), if let Subject::Cgroup(p) = s { p.to_string() } else { String::new() }.into());
     if let Subject::Task(pid) = s {
         m.insert("pid".into(), i64::from(*pid).into());
     }

@@ -18,10 +18,7 @@ pub struct Place {
 
 impl From<rhai::Position> for Place {
     fn from(p: rhai::Position) -> Place {
-        Place {
-            line: p.line().unwrap_or(0),
-            column: p.position().unwrap_or(0),
-        }
+        Place { line: p.line().unwrap_or(0), column: p.position().unwrap_or(0) }
     }
 }
 
@@ -100,11 +97,7 @@ pub(crate) struct Report<'a> {
 
 impl<'a> Report<'a> {
     pub(crate) fn new(file: &'a str, text: &'a str) -> Report<'a> {
-        Report {
-            file,
-            text,
-            found: Vec::new(),
-        }
+        Report { file, text, found: Vec::new() }
     }
 
     /// Adds a problem; its level comes from its code.
@@ -121,11 +114,7 @@ impl<'a> Report<'a> {
             source_line: source_line.map(|s| s.chars().take(200).collect()),
         };
         // The same problem at the same place is told once, whichever pass saw it.
-        if !self
-            .found
-            .iter()
-            .any(|o| (o.code, o.place, &o.message) == (d.code, d.place, &d.message))
-        {
+        if !self.found.iter().any(|o| (o.code, o.place, &o.message) == (d.code, d.place, &d.message)) {
             self.found.push(d);
         }
         self
@@ -156,8 +145,7 @@ impl<'a> Report<'a> {
     }
 
     pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
-        self.found
-            .sort_by(|a, b| (a.place, a.level, a.code).cmp(&(b.place, b.level, b.code)));
+        self.found.sort_by(|a, b| (a.place, a.level, a.code).cmp(&(b.place, b.level, b.code)));
         self.found
     }
 }

@@ -42,11 +42,7 @@ pub(crate) fn find_rule(statements: &[Stmt], report: &mut Report<'_>) -> Option<
         match s {
             Stmt::Var(v, flags, pos) if v.0.name == "RULE" => {
                 if !flags.contains(ASTFlags::CONSTANT) {
-                    report.add(
-                        Code::NoRule,
-                        *pos,
-                        "RULE must be declared with `const`, not `let`",
-                    );
+                    report.add(Code::NoRule, *pos, "RULE must be declared with `const`, not `let`");
                 }
                 if found.is_some() {
                     report.add(Code::DuplicateId, *pos, "RULE is declared twice");
@@ -56,21 +52,13 @@ pub(crate) fn find_rule(statements: &[Stmt], report: &mut Report<'_>) -> Option<
             Stmt::Noop(_) => {}
             other => {
                 report
-                    .add(
-                        Code::Forbidden,
-                        other.position(),
-                        "only `const RULE` and functions may stand at the top level",
-                    )
+                    .add(Code::Forbidden, other.position(), "only `const RULE` and functions may stand at the top level")
                     .help("put constants into RULE's `params` and code into functions");
             }
         }
     }
     if found.is_none() && !report.errors() {
-        report.add(
-            Code::NoRule,
-            Place::default(),
-            "this file declares no `const RULE = #{…};`",
-        );
+        report.add(Code::NoRule, Place::default(), "this file declares no `const RULE = #{…};`");
     }
     found
 }
@@ -83,32 +71,19 @@ fn read(e: &Expr, report: &mut Report<'_>) -> Option<Lit> {
         Expr::FloatConstant(x, _) => Value::Number(**x),
         Expr::StringConstant(s, _) => Value::Text(s.to_string()),
         Expr::CharConstant(c, _) => Value::Text(c.to_string()),
-        Expr::Array(items, _) => Value::List(
-            items
-                .iter()
-                .map(|i| read(i, report))
-                .collect::<Option<Vec<_>>>()?,
-        ),
+        Expr::Array(items, _) => Value::List(items.iter().map(|i| read(i, report)).collect::<Option<Vec<_>>>()?),
         Expr::Map(m, _) => {
             let mut out: Vec<(String, Place, Lit)> = Vec::with_capacity(m.0.len());
             for (k, v) in &m.0 {
                 if out.iter().any(|(name, ..)| name == k.name.as_str()) {
-                    report.add(
-                        Code::BadValue,
-                        k.pos,
-                        format!("key `{}` is written twice", k.name),
-                    );
+                    report.add(Code::BadValue, k.pos, format!("key `{}` is written twice", k.name));
                 }
                 out.push((k.name.to_string(), k.pos.into(), read(v, report)?));
             }
             Value::Map(out)
         }
         Expr::FnCall(f, _) if f.name == "-" && f.args.len() == 1 => {
-            let Lit {
-                value: Value::Number(x),
-                ..
-            } = read(&f.args[0], report)?
-            else {
+            let Lit { value: Value::Number(x), .. } = read(&f.args[0], report)? else {
                 report.add(Code::NotLiteral, at, "only numbers can be negative");
                 return None;
             };
@@ -118,11 +93,7 @@ fn read(e: &Expr, report: &mut Report<'_>) -> Option<Lit> {
         Expr::DynamicConstant(d, _) => return dynamic(d, at, report),
         _ => {
             report
-                .add(
-                    Code::NotLiteral,
-                    at,
-                    "this is calculated, but RULE is read without running the script",
-                )
+                .add(Code::NotLiteral, at, "this is calculated, but RULE is read without running the script")
                 .help("write the value out");
             return None;
         }
@@ -140,11 +111,7 @@ fn dynamic(d: &rhai::Dynamic, at: Place, report: &mut Report<'_>) -> Option<Lit>
     } else if let Some(s) = d.read_lock::<rhai::ImmutableString>() {
         Value::Text(s.to_string())
     } else if let Some(a) = d.read_lock::<rhai::Array>() {
-        Value::List(
-            a.iter()
-                .map(|x| dynamic(x, at, report))
-                .collect::<Option<Vec<_>>>()?,
-        )
+        Value::List(a.iter().map(|x| dynamic(x, at, report)).collect::<Option<Vec<_>>>()?)
     } else if let Some(m) = d.read_lock::<rhai::Map>() {
         let mut out = Vec::new();
         for (k, v) in m.iter() {
@@ -152,11 +119,7 @@ fn dynamic(d: &rhai::Dynamic, at: Place, report: &mut Report<'_>) -> Option<Lit>
         }
         Value::Map(out)
     } else {
-        report.add(
-            Code::NotLiteral,
-            at,
-            format!("a {} cannot stand in RULE", d.type_name()),
-        );
+        report.add(Code::NotLiteral, at, format!("a {} cannot stand in RULE", d.type_name()));
         return None;
     };
     Some(Lit { at, value })
@@ -175,18 +138,9 @@ impl<'l> Taker<'l> {
     pub(crate) fn new(lit: &'l Lit, what: impl Into<String>, report: &mut Report<'_>) -> Option<Taker<'l>> {
         let what = what.into();
         match &lit.value {
-            Value::Map(entries) => Some(Taker {
-                what,
-                at: lit.at,
-                entries,
-                taken: Vec::new(),
-            }),
+            Value::Map(entries) => Some(Taker { what, at: lit.at, entries, taken: Vec::new() }),
             other => {
-                report.add(
-                    Code::BadValue,
-                    lit.at,
-                    format!("{what} must be a map `#{{…}}`, not {}", other.kind()),
-                );
+                report.add(Code::BadValue, lit.at, format!("{what} must be a map `#{{…}}`, not {}", other.kind()));
                 None
             }
         }
@@ -210,11 +164,7 @@ impl<'l> Taker<'l> {
         text(lit, &format!("`{key}` of {}", self.what), report)
     }
 
-    pub(crate) fn need_text(
-        &mut self,
-        key: &'static str,
-        report: &mut Report<'_>,
-    ) -> Option<(&'l str, Place)> {
+    pub(crate) fn need_text(&mut self, key: &'static str, report: &mut Report<'_>) -> Option<(&'l str, Place)> {
         let lit = self.need(key, report)?;
         text(lit, &format!("`{key}` of {}", self.what), report)
     }
@@ -231,19 +181,11 @@ impl<'l> Taker<'l> {
             Value::Number(x) if bounds.contains(&x) => Some(x),
             Value::Number(x) => {
                 let (lo, hi) = (bounds.start(), bounds.end());
-                report.add(
-                    Code::BadValue,
-                    lit.at,
-                    format!("`{key}` is {x}, but must lie between {lo} and {hi}"),
-                );
+                report.add(Code::BadValue, lit.at, format!("`{key}` is {x}, but must lie between {lo} and {hi}"));
                 None
             }
             ref other => {
-                report.add(
-                    Code::BadValue,
-                    lit.at,
-                    format!("`{key}` must be a number, not {}", other.kind()),
-                );
+                report.add(Code::BadValue, lit.at, format!("`{key}` must be a number, not {}", other.kind()));
                 None
             }
         }
@@ -263,9 +205,7 @@ impl<'l> Taker<'l> {
 
     /// A string or an array of strings.
     pub(crate) fn texts(&mut self, key: &'static str, report: &mut Report<'_>) -> Vec<(String, Place)> {
-        self.get(key)
-            .map(|lit| texts(lit, &format!("`{key}` of {}", self.what), report))
-            .unwrap_or_default()
+        self.get(key).map(|lit| texts(lit, &format!("`{key}` of {}", self.what), report)).unwrap_or_default()
     }
 
     /// Reports the keys that nobody asked for.
@@ -284,11 +224,7 @@ pub(crate) fn text<'l>(lit: &'l Lit, what: &str, report: &mut Report<'_>) -> Opt
     match &lit.value {
         Value::Text(s) => Some((s, lit.at)),
         other => {
-            report.add(
-                Code::BadValue,
-                lit.at,
-                format!("{what} must be a string, not {}", other.kind()),
-            );
+            report.add(Code::BadValue, lit.at, format!("{what} must be a string, not {}", other.kind()));
             None
         }
     }
@@ -298,18 +234,14 @@ pub(crate) fn text<'l>(lit: &'l Lit, what: &str, report: &mut Report<'_>) -> Opt
 pub(crate) fn texts(lit: &Lit, what: &str, report: &mut Report<'_>) -> Vec<(String, Place)> {
     match &lit.value {
         Value::Text(s) => vec![(s.clone(), lit.at)],
-        Value::List(items) => items
-            .iter()
-            .filter_map(|i| text(i, what, report).map(|(s, at)| (s.to_string(), at)))
-            .collect(),
+        Value::List(items) => {
+            items.iter().filter_map(|i| text(i, what, report).map(|(s, at)| (s.to_string(), at))).collect()
+        }
         other => {
             report.add(
                 Code::BadValue,
                 lit.at,
-                format!(
-                    "{what} must be a string or an array of strings, not {}",
-                    other.kind()
-                ),
+                format!("{what} must be a string or an array of strings, not {}", other.kind()),
             );
             Vec::new()
         }

@@ -70,15 +70,8 @@ pub(crate) type Functions = HashMap<(String, usize), Function>;
 
 /// Takes the functions out of an AST.
 pub(crate) fn functions(ast: &AST) -> Functions {
-    let signatures: Vec<(String, Vec<String>)> = ast
-        .iter_functions()
-        .map(|f| {
-            (
-                f.name.to_string(),
-                f.params.iter().map(|p| p.to_string()).collect(),
-            )
-        })
-        .collect();
+    let signatures: Vec<(String, Vec<String>)> =
+        ast.iter_functions().map(|f| (f.name.to_string(), f.params.iter().map(|p| p.to_string()).collect())).collect();
     let mut out = Functions::new();
     for (name, params) in signatures {
         // `clone_functions_only_filtered` of rhai 1.27 does not filter into an empty module, so: all, then retain.
@@ -92,15 +85,7 @@ pub(crate) fn functions(ast: &AST) -> Functions {
             true
         });
         let at = body.first().map_or(Position::NONE, Stmt::position);
-        out.insert(
-            (name.clone(), params.len()),
-            Function {
-                name,
-                params,
-                body,
-                at,
-            },
-        );
+        out.insert((name.clone(), params.len()), Function { name, params, body, at });
     }
     out
 }
@@ -110,35 +95,18 @@ const MAX_NODES: usize = 2048;
 const MAX_INLINE: usize = 8;
 
 /// Lowers the function called `name(w, p)` for subjects of `kind`.
-pub(crate) fn lower(
-    name: &str,
-    functions: &Functions,
-    manifest: &Manifest,
-    kind: SubjectKind,
-) -> Lowered<Program> {
+pub(crate) fn lower(name: &str, functions: &Functions, manifest: &Manifest, kind: SubjectKind) -> Lowered<Program> {
     let Some(def) = functions.get(&(name.to_string(), 2)) else {
         return no(format!("there is no `{name}(w, p)`"), Position::NONE);
     };
-    let mut l = Lower {
-        functions,
-        manifest,
-        kind,
-        scope: Vec::new(),
-        slots: 0,
-        nodes: 0,
-        inlined: 0,
-    };
+    let mut l = Lower { functions, manifest, kind, scope: Vec::new(), slots: 0, nodes: 0, inlined: 0 };
     l.scope.push((def.params[0].to_string(), Bound::Windows));
     l.scope.push((def.params[1].to_string(), Bound::Params));
     let (node, ty) = l.sequence(&[&def.body], def.at)?;
     if ty != Ty::Bool {
         return no("it does not end in a condition", Position::NONE);
     }
-    let mut out = Program {
-        code: Vec::new(),
-        slots: usize::from(l.slots),
-        depth: 0,
-    };
+    let mut out = Program { code: Vec::new(), slots: usize::from(l.slots), depth: 0 };
     let mut depth = 0;
     emit(&node, &mut out, &mut depth);
     Ok(out)
@@ -163,11 +131,7 @@ enum Val {
 impl Lower<'_> {
     fn count(&mut self, at: Position) -> Lowered<()> {
         self.nodes += 1;
-        if self.nodes > MAX_NODES {
-            no("it is too long", at)
-        } else {
-            Ok(())
-        }
+        if self.nodes > MAX_NODES { no("it is too long", at) } else { Ok(()) }
     }
 
     /// Statements and what follows them; the last value or the first `return` is the result.
@@ -175,9 +139,7 @@ impl Lower<'_> {
         let Some((first, rest)) = parts.split_first() else {
             return no("it ends without a value", end);
         };
-        let Some((s, after)) = first.split_first() else {
-            return self.sequence(rest, end);
-        };
+        let Some((s, after)) = first.split_first() else { return self.sequence(rest, end) };
         let more = !after.is_empty() || rest.iter().any(|p| !p.is_empty());
         let at = s.position();
         self.count(at)?;
@@ -189,14 +151,9 @@ impl Lower<'_> {
                 self.sequence(&all, end)
             }
             Stmt::Return(Some(e), flags, _) if !flags.contains(ASTFlags::BREAK) => self.value(e),
-            Stmt::Return(_, flags, _) => no(
-                if flags.contains(ASTFlags::BREAK) {
-                    "`throw`"
-                } else {
-                    "`return` without a value"
-                },
-                at,
-            ),
+            Stmt::Return(_, flags, _) => {
+                no(if flags.contains(ASTFlags::BREAK) { "`throw`" } else { "`return` without a value" }, at)
+            }
             Stmt::Var(v, ..) => {
                 let bound = match self.expr(&v.1)? {
                     Val::Bound(b) => Err(b),
@@ -247,7 +204,9 @@ impl Lower<'_> {
                 self.sequence(&all, end)
             }
             Stmt::Expr(e) => self.last_or_checked(e, after, rest, more, at),
-            Stmt::FnCall(f, p) => self.last_or_checked(&Expr::FnCall(f.clone(), *p), after, rest, more, at),
+            Stmt::FnCall(f, p) => {
+                self.last_or_checked(&Expr::FnCall(f.clone(), *p), after, rest, more, at)
+            }
             Stmt::Assignment(_) => no("an assignment", at),
             Stmt::While(..) | Stmt::Do(..) | Stmt::For(..) => no("a loop", at),
             Stmt::Switch(..) => no("`switch`", at),
@@ -282,11 +241,7 @@ impl Lower<'_> {
     fn slot(&mut self, at: Position) -> Lowered<u16> {
         let s = self.slots;
         self.slots += 1;
-        if s >= 256 {
-            no("too many variables", at)
-        } else {
-            Ok(s)
-        }
+        if s >= 256 { no("too many variables", at) } else { Ok(s) }
     }
 
     fn value(&mut self, e: &Expr) -> Lowered<(Node, Ty)> {
@@ -311,11 +266,7 @@ impl Lower<'_> {
                 None => no(format!("the variable `{}`", v.1), at),
             },
             Expr::And(list, _) | Expr::Or(list, _) => {
-                let op = if matches!(e, Expr::And(..)) {
-                    Bin::And
-                } else {
-                    Bin::Or
-                };
+                let op = if matches!(e, Expr::And(..)) { Bin::And } else { Bin::Or };
                 let mut out: Option<Node> = None;
                 // The interpreter goes from the left, so fold to the left.
                 for x in list.iter() {
@@ -375,10 +326,7 @@ impl Lower<'_> {
                 let (a, ta) = self.value(&f.args[0])?;
                 let (b, tb) = self.value(&f.args[1])?;
                 if ta != Ty::Float || tb != Ty::Float {
-                    return no(
-                        format!("`{name}` of something other than two floating-point numbers"),
-                        at,
-                    );
+                    return no(format!("`{name}` of something other than two floating-point numbers"), at);
                 }
                 let op = if name == "min" { Bin::Min } else { Bin::Max };
                 node(Node::Bin(op, a.into(), b.into()), Ty::Float)
@@ -493,9 +441,7 @@ impl Lower<'_> {
         let name = match member {
             Expr::Property(p, _) => p.2.as_str(),
             Expr::MethodCall(f, _) if f.name == "or" && f.args.len() == 1 => {
-                let Bound::Window(i) = base else {
-                    return no("`or` of something that is no window", at);
-                };
+                let Bound::Window(i) = base else { return no("`or` of something that is no window", at) };
                 let (fallback, t) = self.value(&f.args[0])?;
                 if t == Ty::Bool {
                     return no("`or` with a boolean", at);
@@ -504,10 +450,7 @@ impl Lower<'_> {
                 // The fallback is evaluated before the call, so its unknown is the call's.
                 let slot = self.slot(at)?;
                 let either = Node::Bin(Bin::OrElse, read.into(), Node::Slot(slot).into());
-                return Ok(Val::Node(
-                    Node::Let(slot, fallback.into(), either.into()),
-                    Ty::Float,
-                ));
+                return Ok(Val::Node(Node::Let(slot, fallback.into(), either.into()), Ty::Float));
             }
             Expr::MethodCall(f, _) => return no(format!("the method `{}`", f.name), at),
             _ => return no("this kind of access", at),
@@ -523,13 +466,7 @@ impl Lower<'_> {
                     None => no(format!("the undeclared window `{name}`"), at),
                 }
             }
-            Bound::Params => match self
-                .manifest
-                .params
-                .iter()
-                .find(|p| p.name == name)
-                .map(|p| &p.value)
-            {
+            Bound::Params => match self.manifest.params.iter().find(|p| p.name == name).map(|p| &p.value) {
                 Some(ParamValue::Number(x)) => Ok(Val::Node(Node::Const(*x), Ty::Float)),
                 Some(ParamValue::Bool(b)) => Ok(Val::Node(Node::Const(f64::from(*b)), Ty::Bool)),
                 Some(ParamValue::Text(s)) => Ok(Val::Bound(Bound::Text(s.clone()))),
@@ -550,11 +487,7 @@ impl Lower<'_> {
 }
 
 fn unify(a: Ty, b: Ty, at: Position) -> Lowered<Ty> {
-    if a == b {
-        Ok(a)
-    } else {
-        no("branches of different types", at)
-    }
+    if a == b { Ok(a) } else { no("branches of different types", at) }
 }
 
 fn has_return(statements: &[Stmt]) -> bool {
@@ -574,15 +507,7 @@ fn emit(n: &Node, out: &mut Program, depth: &mut usize) {
     };
     match n {
         Node::Const(x) => push(out, depth, Op::Const(*x)),
-        Node::Read(w, p, s) => push(
-            out,
-            depth,
-            Op::Read {
-                window: *w,
-                prop: *p,
-                scale: *s,
-            },
-        ),
+        Node::Read(w, p, s) => push(out, depth, Op::Read { window: *w, prop: *p, scale: *s }),
         Node::Slot(i) => push(out, depth, Op::Slot(*i)),
         Node::Not(a) => {
             emit(a, out, depth);

@@ -123,6 +123,8 @@ pub struct WindowDecl {
     pub kinds: Vec<SubjectKind>,
     /// What the value is.
     pub shape: Shape,
+    /// The stream's text fields; items of `ctx.top` carry them.
+    pub texts: Vec<Arc<str>>,
     pub(crate) at_place: Place,
 }
 
@@ -139,29 +141,15 @@ pub struct Shape {
 
 impl Shape {
     fn of(calc: Calc, kind: FieldKind, unit: Unit) -> Shape {
-        let plain = |unit| Shape {
-            unit,
-            per_second: false,
-            baseline: false,
-        };
+        let plain = |unit| Shape { unit, per_second: false, baseline: false };
         match calc {
             Calc::Count => plain(Unit::Count),
             Calc::Share => plain(Unit::Ratio),
-            Calc::Rate if kind == FieldKind::Counter => Shape {
-                unit,
-                per_second: true,
-                baseline: false,
-            },
-            Calc::Rate => Shape {
-                unit: Unit::Count,
-                per_second: true,
-                baseline: false,
-            },
-            Calc::Ewma | Calc::Baseline => Shape {
-                unit,
-                per_second: kind == FieldKind::Counter,
-                baseline: calc == Calc::Baseline,
-            },
+            Calc::Rate if kind == FieldKind::Counter => Shape { unit, per_second: true, baseline: false },
+            Calc::Rate => Shape { unit: Unit::Count, per_second: true, baseline: false },
+            Calc::Ewma | Calc::Baseline => {
+                Shape { unit, per_second: kind == FieldKind::Counter, baseline: calc == Calc::Baseline }
+            }
             _ => plain(unit),
         }
     }
@@ -239,8 +227,10 @@ pub enum When {
 pub struct Explains {
     /// The other rule's id.
     pub rule: String,
-    /// The condition.
+    /// Where they must meet.
     pub when: When,
+    /// Only if the other finding concluded one of these causes; empty for any.
+    pub causes: Vec<String>,
 }
 
 /// What happens to a finding while its windows are unknown.
@@ -300,8 +290,7 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     if let Some((id, at)) = &id {
         let word = |w: &str| {
             w.starts_with(|c: char| c.is_ascii_lowercase())
-                && w.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         };
         if !id.contains('.') || !id.split('.').all(word) {
             report
@@ -312,11 +301,7 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     if let Some(lit) = t.need("api", report)
         && lit.value != Value::Number(f64::from(API))
     {
-        report.add(
-            Code::BadValue,
-            lit.at,
-            format!("`api` must be {API}, the version that this whystall speaks"),
-        );
+        report.add(Code::BadValue, lit.at, format!("`api` must be {API}, the version that this whystall speaks"));
     }
     let severity = t.need_text("severity", report).and_then(|(s, at)| {
         let found = Severity::from_name(s);
@@ -337,11 +322,7 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     let wake = t.text("wake", report).and_then(|(name, at)| {
         let found = windows.iter().position(|w| w.name == name);
         if found.is_none() {
-            report.add(
-                Code::UnknownWindow,
-                at,
-                format!("`wake` names the window `{name}`, which is not declared"),
-            );
+            report.add(Code::UnknownWindow, at, format!("`wake` names the window `{name}`, which is not declared"));
             report.suggest(name, windows.iter().map(|w| w.name.as_str()));
         }
         found
@@ -358,11 +339,7 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
         None | Some(("hold", _)) => OnMissing::Hold,
         Some(("clear", _)) => OnMissing::Clear,
         Some((s, at)) => {
-            report.add(
-                Code::BadValue,
-                at,
-                format!("`on_missing` is `{s}`, but must be \"hold\" or \"clear\""),
-            );
+            report.add(Code::BadValue, at, format!("`on_missing` is `{s}`, but must be \"hold\" or \"clear\""));
             OnMissing::Hold
         }
     };
@@ -377,22 +354,12 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     let maturity = maturity.to_string();
     t.finish(report);
     if page.is_empty() {
-        report.add(
-            Code::NoDoc,
-            Place { line: 1, column: 1 },
-            "the file does not begin with a page of `//!` lines",
-        );
+        report.add(Code::NoDoc, Place { line: 1, column: 1 }, "the file does not begin with a page of `//!` lines");
     }
     if report.errors() {
         return None;
     }
-    let title = page
-        .split_inclusive(['.', '\n'])
-        .next()
-        .unwrap_or("")
-        .trim()
-        .trim_end_matches('.')
-        .to_string();
+    let title = page.split_inclusive(['.', '\n']).next().unwrap_or("").trim().trim_end_matches('.').to_string();
     Some(Manifest {
         id: id?.0,
         severity: severity?,
@@ -462,11 +429,7 @@ fn read_sources(
     let list = t.texts(key, report);
     for (name, at) in &list {
         if schema.named(name).next().is_none() {
-            report.add(
-                Code::UnknownCollector,
-                *at,
-                format!("`{key}` names `{name}`, which is no collector or stream"),
-            );
+            report.add(Code::UnknownCollector, *at, format!("`{key}` names `{name}`, which is no collector or stream"));
             let mut names: Vec<&str> = schema.sources().iter().map(|s| s.name.as_str()).collect();
             names.extend(schema.streams().map(|(_, s)| s.name.as_ref()));
             names.sort_unstable();
@@ -481,27 +444,17 @@ fn read_params(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Param> {
     let mut out = Vec::new();
     let Some(lit) = t.get("params") else { return out };
     let Value::Map(entries) = &lit.value else {
-        report.add(
-            Code::BadValue,
-            lit.at,
-            format!("`params` must be a map, not {}", lit.value.kind()),
-        );
+        report.add(Code::BadValue, lit.at, format!("`params` must be a map, not {}", lit.value.kind()));
         return out;
     };
     for (name, at, lit) in entries {
-        let Some(mut p) = Taker::new(lit, format!("param `{name}`"), report) else {
-            continue;
-        };
+        let Some(mut p) = Taker::new(lit, format!("param `{name}`"), report) else { continue };
         let value = p.need("value", report).and_then(|v| match &v.value {
             Value::Number(x) => Some(ParamValue::Number(*x)),
             Value::Bool(b) => Some(ParamValue::Bool(*b)),
             Value::Text(s) => Some(ParamValue::Text(s.clone())),
             other => {
-                report.add(
-                    Code::BadValue,
-                    v.at,
-                    format!("a param cannot be {}", other.kind()),
-                );
+                report.add(Code::BadValue, v.at, format!("a param cannot be {}", other.kind()));
                 None
             }
         });
@@ -512,14 +465,7 @@ fn read_params(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Param> {
         let help = p.need_text("help", report).map_or("", |(s, _)| s).to_string();
         p.finish(report);
         let Some(value) = value else { continue };
-        let param = Param {
-            name: name.clone(),
-            value,
-            bounds: (min, max),
-            unit,
-            help,
-            at: *at,
-        };
+        let param = Param { name: name.clone(), value, bounds: (min, max), unit, help, at: *at };
         if let Err(e) = param.check(&param.value) {
             report.add(Code::BadValue, lit.at, format!("param `{name}`: {e}"));
         }
@@ -559,24 +505,14 @@ fn read_windows(
     report: &mut Report<'_>,
 ) -> Vec<WindowDecl> {
     let mut out: Vec<WindowDecl> = Vec::new();
-    let Some(lit) = t.need("windows", report) else {
-        return out;
-    };
+    let Some(lit) = t.need("windows", report) else { return out };
     let Value::Map(entries) = &lit.value else {
-        report.add(
-            Code::BadValue,
-            lit.at,
-            format!("`windows` must be a map, not {}", lit.value.kind()),
-        );
+        report.add(Code::BadValue, lit.at, format!("`windows` must be a map, not {}", lit.value.kind()));
         return out;
     };
     for (name, at, lit) in entries {
         if RESERVED_WINDOWS.contains(&name.as_str()) {
-            report.add(
-                Code::BadValue,
-                *at,
-                format!("`{name}` is a built-in reading and cannot name a window"),
-            );
+            report.add(Code::BadValue, *at, format!("`{name}` is a built-in reading and cannot name a window"));
         }
         if let Some(w) = read_window(name, *at, lit, subjects, schema, report) {
             out.push(w);
@@ -589,14 +525,7 @@ fn read_windows(
 }
 
 /// `w.on_KIND`: whether the rule judges a subject of that kind now.
-pub(crate) const RESERVED_WINDOWS: [&str; 6] = [
-    "on_host",
-    "on_cpu",
-    "on_node",
-    "on_cgroup",
-    "on_task",
-    "on_device",
-];
+pub(crate) const RESERVED_WINDOWS: [&str; 6] = ["on_host", "on_cpu", "on_node", "on_cgroup", "on_task", "on_device"];
 
 fn read_window(
     name: &str,
@@ -627,49 +556,25 @@ fn read_window(
     w.finish(report);
     let ((full, full_at), (calc, calc_at), (over_ns, over_at)) = (of?, calc?, over?);
     let Some(found) = schema.field(full) else {
-        report.add(
-            Code::UnknownField,
-            full_at,
-            format!("no stream has a field `{full}`"),
-        );
+        report.add(Code::UnknownField, full_at, format!("no stream has a field `{full}`"));
         let names = schema.field_names();
         report.suggest(full, names.iter().map(String::as_str));
         return None;
     };
     let (stream, field) = (found.stream, found.field);
     if let Err(why) = window::allowed(calc, field.kind, field.unit, stream.mode) {
-        report.add(
-            Code::BadCalc,
-            calc_at,
-            format!("`{}` of `{full}`: {why}", calc.name()),
-        );
+        report.add(Code::BadCalc, calc_at, format!("`{}` of `{full}`: {why}", calc.name()));
         return None;
     }
     if stream.mode == Mode::Sampled && over_ns < 2 * found.source.interval_ns {
         let every = whystall_event::format_duration(found.source.interval_ns);
-        report.add(
-            Code::ShortWindow,
-            over_at,
-            format!("`{full}` is read each {every}, and two readings are needed"),
-        );
+        report.add(Code::ShortWindow, over_at, format!("`{full}` is read each {every}, and two readings are needed"));
     }
     for (label, _) in &filter {
-        if !stream
-            .fields
-            .iter()
-            .any(|f| f.kind == FieldKind::Text && f.name == label.as_ref())
-        {
-            report.add(
-                Code::UnknownField,
-                at,
-                format!("`{}` has no text field `{label}` to filter by", stream.name),
-            );
+        if !stream.fields.iter().any(|f| f.kind == FieldKind::Text && f.name == label.as_ref()) {
+            report.add(Code::UnknownField, at, format!("`{}` has no text field `{label}` to filter by", stream.name));
         } else if stream.mode == Mode::Sampled {
-            report.add(
-                Code::BadValue,
-                at,
-                "`where` selects among things that happened; this stream is sampled",
-            );
+            report.add(Code::BadValue, at, "`where` selects among things that happened; this stream is sampled");
         }
     }
     let at_what = read_at(at_text, across, take, line, report)?;
@@ -699,24 +604,18 @@ fn read_window(
         filter,
         kinds: stream.subjects.to_vec(),
         shape: match at_what {
-            At::Across(_, Take::CountOver(_)) => Shape {
-                unit: Unit::Count,
-                per_second: false,
-                baseline: false,
-            },
-            At::Across(_, Take::ShareOver(_)) => Shape {
-                unit: Unit::Ratio,
-                per_second: false,
-                baseline: false,
-            },
-            At::Across(..) => Shape {
-                baseline: false,
-                ..Shape::of(calc, field.kind, field.unit)
-            },
+            At::Across(_, Take::CountOver(_)) => Shape { unit: Unit::Count, per_second: false, baseline: false },
+            At::Across(_, Take::ShareOver(_)) => Shape { unit: Unit::Ratio, per_second: false, baseline: false },
+            At::Across(..) => Shape { baseline: false, ..Shape::of(calc, field.kind, field.unit) },
             _ => Shape::of(calc, field.kind, field.unit),
         },
+        texts: text_fields(stream),
         at_place: at,
     })
+}
+
+fn text_fields(stream: &Stream) -> Vec<Arc<str>> {
+    stream.fields.iter().filter(|f| f.kind == FieldKind::Text).map(|f| f.name.as_ref().into()).collect()
 }
 
 fn read_at(
@@ -737,11 +636,7 @@ fn read_at(
         };
         let need_line = |report: &mut Report<'_>, place| {
             if line.is_none() {
-                report.add(
-                    Code::MissingKey,
-                    place,
-                    "`take` over a line needs `over_line`, in the window's shown unit",
-                );
+                report.add(Code::MissingKey, place, "`take` over a line needs `over_line`, in the window's shown unit");
             }
             line
         };
@@ -751,11 +646,7 @@ fn read_at(
             Some(("count_over", p)) => Take::CountOver(need_line(report, p)?),
             Some(("share_over", p)) => Take::ShareOver(need_line(report, p)?),
             Some((s, p)) => {
-                report.add(
-                    Code::BadValue,
-                    p,
-                    format!("`{s}` is no way to take many values together"),
-                );
+                report.add(Code::BadValue, p, format!("`{s}` is no way to take many values together"));
                 report.suggest(s, ["sum", "max", "count_over", "share_over"]);
                 return None;
             }
@@ -778,36 +669,23 @@ fn read_at(
 }
 
 fn read_filter(w: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<(Arc<str>, Vec<Arc<str>>)> {
-    let Some(lit) = w.get("where") else {
-        return Vec::new();
-    };
+    let Some(lit) = w.get("where") else { return Vec::new() };
     let Value::Map(entries) = &lit.value else {
-        report.add(
-            Code::BadValue,
-            lit.at,
-            "`where` must be a map from text fields to values",
-        );
+        report.add(Code::BadValue, lit.at, "`where` must be a map from text fields to values");
         return Vec::new();
     };
     entries
         .iter()
         .map(|(label, _, v)| {
-            let any = texts(v, "a value of `where`", report)
-                .into_iter()
-                .map(|(s, _)| s.into())
-                .collect();
+            let any = texts(v, "a value of `where`", report).into_iter().map(|(s, _)| s.into()).collect();
             (label.as_str().into(), any)
         })
         .collect()
 }
 
 fn read_fire(t: &mut Taker<'_>, report: &mut Report<'_>) -> (u64, Option<(u32, u32)>) {
-    let Some(lit) = t.get("fire") else {
-        return (0, None);
-    };
-    let Some(mut f) = Taker::new(lit, "`fire`", report) else {
-        return (0, None);
-    };
+    let Some(lit) = t.get("fire") else { return (0, None) };
+    let Some(mut f) = Taker::new(lit, "`fire`", report) else { return (0, None) };
     let hold = f.duration("hold", report).map_or(0, |(ns, _)| ns);
     let of = f.number("of", 1.0..=64.0, report);
     let at_least = f.number("at_least", 1.0..=64.0, report);
@@ -816,11 +694,7 @@ fn read_fire(t: &mut Taker<'_>, report: &mut Report<'_>) -> (u64, Option<(u32, u
         (Some(n), Some(m)) if n <= m => Some((n as u32, m as u32)),
         (None, None) => None,
         _ => {
-            report.add(
-                Code::BadValue,
-                lit.at,
-                "a quorum is `at_least: N, of: M` ticks with N no more than M",
-            );
+            report.add(Code::BadValue, lit.at, "a quorum is `at_least: N, of: M` ticks with N no more than M");
             None
         }
     };
@@ -835,9 +709,7 @@ fn read_explains(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Explains> {
         return out;
     };
     for item in items {
-        let Some(mut e) = Taker::new(item, "an edge of `explains`", report) else {
-            continue;
-        };
+        let Some(mut e) = Taker::new(item, "an edge of `explains`", report) else { continue };
         let rule = e.need_text("rule", report).map(|(s, _)| s.to_string());
         let when = match e.text("when", report) {
             None | Some(("host", _)) => Some(When::Host),
@@ -850,9 +722,10 @@ fn read_explains(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Explains> {
                 None
             }
         };
+        let causes = e.texts("causes", report).into_iter().map(|(s, _)| s).collect();
         e.finish(report);
         if let (Some(rule), Some(when)) = (rule, when) {
-            out.push(Explains { rule, when });
+            out.push(Explains { rule, when, causes });
         }
     }
     out
@@ -867,9 +740,7 @@ fn read_streams(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Arc<Stream>> 
         return out;
     };
     for (name, at, lit) in entries {
-        let Some(mut s) = Taker::new(lit, format!("stream `{name}`"), report) else {
-            continue;
-        };
+        let Some(mut s) = Taker::new(lit, format!("stream `{name}`"), report) else { continue };
         let mode = match s.text("mode", report) {
             None | Some(("sampled", _)) => Mode::Sampled,
             Some(("occurrences", _)) => Mode::Occurrences,
@@ -879,37 +750,20 @@ fn read_streams(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Arc<Stream>> 
                 Mode::Sampled
             }
         };
-        let subjects: Vec<SubjectKind> = s
-            .texts("subjects", report)
-            .iter()
-            .filter_map(|(k, _)| SubjectKind::from_name(k))
-            .collect();
-        let Some(fields) = s.need("fields", report) else {
-            continue;
-        };
+        let subjects: Vec<SubjectKind> =
+            s.texts("subjects", report).iter().filter_map(|(k, _)| SubjectKind::from_name(k)).collect();
+        let Some(fields) = s.need("fields", report) else { continue };
         s.finish(report);
         let Value::Map(fields) = &fields.value else {
-            report.add(
-                Code::BadValue,
-                *at,
-                format!("`fields` of stream `{name}` must be a map"),
-            );
+            report.add(Code::BadValue, *at, format!("`fields` of stream `{name}` must be a map"));
             continue;
         };
-        let fields: Vec<Field> = fields
-            .iter()
-            .filter_map(|(n, _, f)| read_field(n, f, report))
-            .collect();
+        let fields: Vec<Field> = fields.iter().filter_map(|(n, _, f)| read_field(n, f, report)).collect();
         out.push(Arc::new(Stream {
             name: name.clone().into(),
             help: "declared by a rule".into(),
             mode,
-            subjects: if subjects.is_empty() {
-                vec![SubjectKind::Host]
-            } else {
-                subjects
-            }
-            .into(),
+            subjects: if subjects.is_empty() { vec![SubjectKind::Host] } else { subjects }.into(),
             fields: fields.into(),
         }));
     }
@@ -949,10 +803,5 @@ fn read_field(name: &str, lit: &Lit, report: &mut Report<'_>) -> Option<Field> {
             return None;
         }
     };
-    Some(Field {
-        name: name.to_string().into(),
-        kind,
-        unit,
-        help: help.into(),
-    })
+    Some(Field { name: name.to_string().into(), kind, unit, help: help.into() })
 }

@@ -5,6 +5,8 @@ mod codes;
 mod conclusion;
 mod context;
 mod diag;
+#[cfg(test)]
+mod equality;
 mod literal;
 mod lower;
 mod manifest;

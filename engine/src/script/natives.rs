@@ -207,17 +207,7 @@ const CTX_PROPERTIES: &[(&str, Ty)] = &[
 const VALUE_PROPERTIES: &[(&str, Ty)] = &[("len", Ty::Int), ("is_empty", Ty::Bool)];
 
 /// Names that are switched off in the sandbox.
-pub(crate) const FORBIDDEN: &[&str] = &[
-    "eval",
-    "print",
-    "debug",
-    "Fn",
-    "call",
-    "curry",
-    "import",
-    "is_shared",
-    "sleep",
-];
+pub(crate) const FORBIDDEN: &[&str] = &["eval", "print", "debug", "Fn", "call", "curry", "import", "is_shared", "sleep"];
 
 /// States a test can expect.
 pub(crate) const STATES: [&str; 6] = ["silent", "pending", "firing", "recovering", "resolved", "stale"];
@@ -277,12 +267,7 @@ pub(crate) fn usage(on: Ty, name: &str) -> String {
     let forms: Vec<String> = table(on)
         .iter()
         .filter(|s| s.0 == name)
-        .map(|s| {
-            format!(
-                "{name}({})",
-                s.1.iter().map(|a| a.word()).collect::<Vec<_>>().join(", ")
-            )
-        })
+        .map(|s| format!("{name}({})", s.1.iter().map(|a| a.word()).collect::<Vec<_>>().join(", ")))
         .collect();
     format!("it is called as {}", forms.join(" or "))
 }

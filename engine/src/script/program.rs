@@ -62,11 +62,7 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    pub(crate) const UNKNOWN: Numbers = Numbers {
-        value: f64::NAN,
-        dev: f64::NAN,
-        now: f64::NAN,
-    };
+    pub(crate) const UNKNOWN: Numbers = Numbers { value: f64::NAN, dev: f64::NAN, now: f64::NAN };
 
     /// The one place that says what a property is; interpreter and lowered programs both use it, so that they agree to
     /// the last bit. `scale` is the shown unit's.
@@ -96,11 +92,7 @@ impl Numbers {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Source<'a> {
     /// Columns with the same rows as the subjects judged; `dev` and `now` may be empty.
-    Columns {
-        value: &'a [f64],
-        dev: &'a [f64],
-        now: &'a [f64],
-    },
+    Columns { value: &'a [f64], dev: &'a [f64], now: &'a [f64] },
     /// One value for all.
     Scalar(Numbers),
     /// Through another row: `rows[i]` is the row of subject i's parent, `u32::MAX` for none.
@@ -112,18 +104,13 @@ impl Source<'_> {
     pub(crate) fn at(&self, row: usize) -> Numbers {
         let nth = |c: &[f64], i: usize| c.get(i).copied().unwrap_or(f64::NAN);
         match *self {
-            Source::Columns { value, dev, now } => Numbers {
-                value: nth(value, row),
-                dev: nth(dev, row),
-                now: nth(now, row),
-            },
+            Source::Columns { value, dev, now } => {
+                Numbers { value: nth(value, row), dev: nth(dev, row), now: nth(now, row) }
+            }
             Source::Scalar(n) => n,
             Source::Gather { value, rows } => {
                 let parent = rows.get(row).map_or(usize::MAX, |r| *r as usize);
-                Numbers {
-                    value: nth(value, parent),
-                    ..Numbers::UNKNOWN
-                }
+                Numbers { value: nth(value, parent), ..Numbers::UNKNOWN }
             }
         }
     }
@@ -152,11 +139,7 @@ pub(crate) enum Bin {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Op {
     Const(f64),
-    Read {
-        window: u16,
-        prop: Prop,
-        scale: f64,
-    },
+    Read { window: u16, prop: Prop, scale: f64 },
     Slot(u16),
     Set(u16),
     Neg,
@@ -188,63 +171,23 @@ pub(crate) struct Scratch {
 
 #[inline(always)]
 fn apply(op: Bin, a: f64, b: f64) -> f64 {
-    let known = |x: bool| {
-        if a.is_nan() | b.is_nan() {
-            f64::NAN
-        } else {
-            f64::from(x)
-        }
-    };
+    let known = |x: bool| if a.is_nan() | b.is_nan() { f64::NAN } else { f64::from(x) };
     match op {
         Bin::Add => a + b,
         Bin::Sub => a - b,
         Bin::Mul => a * b,
         Bin::Div => a / b,
-        Bin::Min => {
-            if a.is_nan() | b.is_nan() {
-                f64::NAN
-            } else {
-                a.min(b)
-            }
-        }
-        Bin::Max => {
-            if a.is_nan() | b.is_nan() {
-                f64::NAN
-            } else {
-                a.max(b)
-            }
-        }
+        Bin::Min => if a.is_nan() | b.is_nan() { f64::NAN } else { a.min(b) },
+        Bin::Max => if a.is_nan() | b.is_nan() { f64::NAN } else { a.max(b) },
         Bin::Gt => known(a > b),
         Bin::Ge => known(a >= b),
         Bin::Lt => known(a < b),
         Bin::Le => known(a <= b),
         Bin::Eq => known(a == b),
         Bin::Ne => known(a != b),
-        Bin::And => {
-            if a == 0.0 {
-                0.0
-            } else if a.is_nan() {
-                a
-            } else {
-                b
-            }
-        }
-        Bin::Or => {
-            if a == 1.0 {
-                1.0
-            } else if a.is_nan() {
-                a
-            } else {
-                b
-            }
-        }
-        Bin::OrElse => {
-            if a.is_nan() {
-                b
-            } else {
-                a
-            }
-        }
+        Bin::And => if a == 0.0 { 0.0 } else if a.is_nan() { a } else { b },
+        Bin::Or => if a == 1.0 { 1.0 } else if a.is_nan() { a } else { b },
+        Bin::OrElse => if a.is_nan() { b } else { a },
     }
 }
 
@@ -274,14 +217,7 @@ impl Program {
                 }
                 Op::Read { window, prop, scale } => {
                     let source = sources.get(window as usize).copied();
-                    read(
-                        source.unwrap_or(Source::Scalar(Numbers::UNKNOWN)),
-                        prop,
-                        scale,
-                        from,
-                        lanes,
-                        &mut stack[sp],
-                    );
+                    read(source.unwrap_or(Source::Scalar(Numbers::UNKNOWN)), prop, scale, from, lanes, &mut stack[sp]);
                     sp += 1;
                 }
                 Op::Slot(i) => {
@@ -306,13 +242,7 @@ impl Program {
                     let (cond, then, other) = (&mut low[sp - 3], &high[0], &high[1]);
                     for i in 0..LANES {
                         let c = cond[i];
-                        cond[i] = if c.is_nan() {
-                            c
-                        } else if c != 0.0 {
-                            then[i]
-                        } else {
-                            other[i]
-                        };
+                        cond[i] = if c.is_nan() { c } else if c != 0.0 { then[i] } else { other[i] };
                     }
                     sp -= 2;
                 }
@@ -340,21 +270,12 @@ fn read(source: Source<'_>, prop: Prop, scale: f64, from: usize, lanes: usize, o
                 Prop::Dev | Prop::Sigma | Prop::Now => {
                     for (i, o) in out[..n].iter_mut().enumerate() {
                         let at = |c: &[f64]| c.get(from + i).copied().unwrap_or(f64::NAN);
-                        *o = Numbers {
-                            value: value[from + i],
-                            dev: at(dev),
-                            now: at(now),
-                        }
-                        .get(prop, scale);
+                        *o = Numbers { value: value[from + i], dev: at(dev), now: at(now) }.get(prop, scale);
                     }
                 }
                 _ => {
                     for (o, v) in out[..n].iter_mut().zip(&value[from..from + n]) {
-                        *o = Numbers {
-                            value: *v,
-                            ..Numbers::UNKNOWN
-                        }
-                        .get(prop, scale);
+                        *o = Numbers { value: *v, ..Numbers::UNKNOWN }.get(prop, scale);
                     }
                 }
             }

@@ -49,11 +49,7 @@ pub(crate) struct ParamsView(pub(crate) Rc<Manifest>);
 
 impl Reading {
     fn numbers(&self) -> Numbers {
-        self.call
-            .numbers
-            .get(self.index)
-            .copied()
-            .unwrap_or(Numbers::UNKNOWN)
+        self.call.numbers.get(self.index).copied().unwrap_or(Numbers::UNKNOWN)
     }
 
     fn get(&self, prop: Prop) -> f64 {
@@ -63,11 +59,7 @@ impl Reading {
 
     fn number(&self, prop: Prop) -> Fallible<f64> {
         let x = self.get(prop);
-        if x.is_nan() && self.call.strict {
-            unknown()
-        } else {
-            Ok(x)
-        }
+        if x.is_nan() && self.call.strict { unknown() } else { Ok(x) }
     }
 
     fn known(&self) -> bool {
@@ -81,11 +73,7 @@ impl Reading {
         let subject = match d.at {
             At::Own => self.call.subject.to_string(),
             At::Host => "host".to_string(),
-            At::Parent => self
-                .call
-                .subject
-                .parent()
-                .map_or_else(String::new, |p| p.to_string()),
+            At::Parent => self.call.subject.parent().map_or_else(String::new, |p| p.to_string()),
             At::Across(kind, _) => format!("all {}s", kind.name()),
         };
         Evidence {
@@ -106,28 +94,17 @@ pub(crate) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<WindowsView>("windows");
     engine.register_type_with_name::<Reading>("window");
     engine.register_type_with_name::<ParamsView>("params");
-    engine.register_indexer_get(
-        |w: &mut WindowsView, name: ImmutableString| -> Fallible<Dynamic> {
-            if RESERVED_WINDOWS.contains(&name.as_str()) {
-                return Ok((name.strip_prefix("on_") == Some(w.0.subject.kind().name())).into());
-            }
-            match w.0.manifest.windows.iter().position(|d| d.name == name.as_str()) {
-                Some(index) => Ok(Dynamic::from(Reading {
-                    call: w.0.clone(),
-                    index,
-                })),
-                None => Err(format!("no window `{name}`").into()),
-            }
-        },
-    );
+    engine.register_indexer_get(|w: &mut WindowsView, name: ImmutableString| -> Fallible<Dynamic> {
+        if RESERVED_WINDOWS.contains(&name.as_str()) {
+            return Ok((name.strip_prefix("on_") == Some(w.0.subject.kind().name())).into());
+        }
+        match w.0.manifest.windows.iter().position(|d| d.name == name.as_str()) {
+            Some(index) => Ok(Dynamic::from(Reading { call: w.0.clone(), index })),
+            None => Err(format!("no window `{name}`").into()),
+        }
+    });
     engine.register_indexer_get(|p: &mut ParamsView, name: ImmutableString| -> Fallible<Dynamic> {
-        match p
-            .0
-            .params
-            .iter()
-            .find(|d| d.name == name.as_str())
-            .map(|d| &d.value)
-        {
+        match p.0.params.iter().find(|d| d.name == name.as_str()).map(|d| &d.value) {
             Some(ParamValue::Number(x)) => Ok((*x).into()),
             Some(ParamValue::Bool(b)) => Ok((*b).into()),
             Some(ParamValue::Text(s)) => Ok(s.clone().into()),
@@ -144,18 +121,8 @@ pub(crate) fn register(engine: &mut Engine) {
     engine.register_get("text", |r: &mut Reading| {
         r.call.manifest.windows[r.index].shape.text(r.numbers().value)
     });
-    engine.register_get("unit", |r: &mut Reading| {
-        r.call.manifest.windows[r.index].shape.shown()
-    });
-    engine.register_get("name", |r: &mut Reading| {
-        r.call.manifest.windows[r.index].name.clone()
-    });
-    engine.register_fn(
-        "or",
-        |r: &mut Reading, x: f64| if r.known() { r.get(Prop::Value) } else { x },
-    );
-    engine.register_fn(
-        "or",
-        |r: &mut Reading, x: i64| if r.known() { r.get(Prop::Value) } else { x as f64 },
-    );
+    engine.register_get("unit", |r: &mut Reading| r.call.manifest.windows[r.index].shape.shown());
+    engine.register_get("name", |r: &mut Reading| r.call.manifest.windows[r.index].name.clone());
+    engine.register_fn("or", |r: &mut Reading, x: f64| if r.known() { r.get(Prop::Value) } else { x });
+    engine.register_fn("or", |r: &mut Reading, x: i64| if r.known() { r.get(Prop::Value) } else { x as f64 });
 }

@@ -59,20 +59,11 @@ pub struct Compiled {
 }
 
 /// Checks and loads one rule file.
-pub fn compile(
-    sandbox: &Sandbox,
-    schema: &Schema,
-    file: &str,
-    text: &str,
-    overrides: &Overrides,
-) -> Compiled {
+pub fn compile(sandbox: &Sandbox, schema: &Schema, file: &str, text: &str, overrides: &Overrides) -> Compiled {
     let mut report = Report::new(file, text);
     let rule = compile_into(sandbox, schema, file, text, overrides, &mut report);
     let rule = rule.filter(|_| !report.errors()).map(Rc::new);
-    Compiled {
-        rule,
-        diagnostics: report.finish(),
-    }
+    Compiled { rule, diagnostics: report.finish() }
 }
 
 fn compile_into(
@@ -121,11 +112,7 @@ fn compile_into(
         lowered.push((kind, enter, leave));
     }
     if manifest.wake.is_none() && lowered.iter().any(|(_, e, _)| e.is_none()) {
-        report.add(
-            Code::NoWake,
-            lit.at,
-            "`enter` runs in the interpreter, but the rule names no `wake` window",
-        );
+        report.add(Code::NoWake, lit.at, "`enter` runs in the interpreter, but the rule names no `wake` window");
     }
     let thresholds = thresholds(&lowered, &manifest);
     advise(&manifest, &facts, &lowered, &lit, schema, report);
@@ -154,22 +141,14 @@ fn apply(manifest: &mut Manifest, overrides: &Overrides, report: &mut Report<'_>
     }
     for (name, value) in &overrides.params {
         let Some(p) = manifest.params.iter_mut().find(|p| p.name == *name) else {
-            report.add(
-                Code::UnknownParam,
-                Place::default(),
-                format!("the config sets the param `{name}`, which this rule lacks"),
-            );
+            report.add(Code::UnknownParam, Place::default(), format!("the config sets the param `{name}`, which this rule lacks"));
             report.suggest(name, manifest.params.iter().map(|p| p.name.as_str()));
             continue;
         };
         match p.check(value) {
             Ok(()) => p.value = value.clone(),
             Err(e) => {
-                report.add(
-                    Code::BadValue,
-                    Place::default(),
-                    format!("the config sets the param `{name}`: {e}"),
-                );
+                report.add(Code::BadValue, Place::default(), format!("the config sets the param `{name}`: {e}"));
             }
         }
     }
@@ -177,17 +156,11 @@ fn apply(manifest: &mut Manifest, overrides: &Overrides, report: &mut Report<'_>
 
 fn not_lowered(name: &str, why: &NotLowered, functions: &Functions, report: &mut Report<'_>) {
     let at = if why.at.is_none() {
-        functions
-            .get(&(name.to_string(), 2))
-            .map_or(Place::default(), |d| d.at.into())
+        functions.get(&(name.to_string(), 2)).map_or(Place::default(), |d| d.at.into())
     } else {
         why.at.into()
     };
-    report.add(
-        Code::NotLowered,
-        at,
-        format!("`{name}` runs in the interpreter because of {}", why.why),
-    );
+    report.add(Code::NotLowered, at, format!("`{name}` runs in the interpreter because of {}", why.why));
 }
 
 /// Warnings about a rule that works.
@@ -201,35 +174,23 @@ fn advise(
 ) {
     for (i, w) in manifest.windows.iter().enumerate() {
         if !facts.windows.contains(&i) && manifest.wake != Some(i) {
-            report.add(
-                Code::UnusedWindow,
-                w.at_place,
-                format!("no function reads the window `{}`", w.name),
-            );
+            report.add(Code::UnusedWindow, w.at_place, format!("no function reads the window `{}`", w.name));
         }
     }
     for p in &manifest.params {
         if !facts.params.contains(&p.name) {
-            report.add(
-                Code::UnusedParam,
-                p.at,
-                format!("no function reads the param `{}`", p.name),
-            );
+            report.add(Code::UnusedParam, p.at, format!("no function reads the param `{}`", p.name));
         }
     }
     for (_, enter, leave) in lowered {
-        let (Some(enter), Some(leave)) = (enter, leave) else {
-            continue;
-        };
+        let (Some(enter), Some(leave)) = (enter, leave) else { continue };
         for (window, op, a) in comparisons(enter) {
             for (w, o, b) in comparisons(leave) {
                 let above = matches!(op, Bin::Gt | Bin::Ge) && matches!(o, Bin::Lt | Bin::Le) && b > a;
                 let below = matches!(op, Bin::Lt | Bin::Le) && matches!(o, Bin::Gt | Bin::Ge) && b < a;
                 if w == window && (above || below) {
                     let name = &manifest.windows[window.0 as usize].name;
-                    let message = format!(
-                        "`{name}` enters at {a} and leaves at {b}, so both hold at once between them"
-                    );
+                    let message = format!("`{name}` enters at {a} and leaves at {b}, so both hold at once between them");
                     report.add(Code::LeaveAboveEnter, lit.at, message);
                 }
             }
@@ -243,11 +204,7 @@ fn advise(
     if !facts.tests.is_empty() {
         for (cause, at) in &facts.causes {
             if !facts.expected.contains(cause) {
-                report.add(
-                    Code::UnknownCause,
-                    *at,
-                    format!("no test expects the cause `{cause}`"),
-                );
+                report.add(Code::UnknownCause, *at, format!("no test expects the cause `{cause}`"));
             }
         }
     }
@@ -263,11 +220,7 @@ fn advise(
             }
         }
         if let Some(why) = why {
-            report.add(
-                Code::NotHere,
-                lit.at,
-                format!("`{need}` does not work on this host: {why}"),
-            );
+            report.add(Code::NotHere, lit.at, format!("`{need}` does not work on this host: {why}"));
         }
     }
 }
@@ -275,19 +228,15 @@ fn advise(
 /// Comparisons of a window with a constant: window and property, operator, constant.
 fn comparisons(p: &Program) -> impl Iterator<Item = ((u16, Prop), Bin, f64)> + '_ {
     p.code.windows(2).filter_map(|pair| match pair {
-        [
-            Op::Read { window, prop, .. },
-            Op::BinConst(op @ (Bin::Gt | Bin::Ge | Bin::Lt | Bin::Le), c),
-        ] => Some(((*window, *prop), *op, *c)),
+        [Op::Read { window, prop, .. }, Op::BinConst(op @ (Bin::Gt | Bin::Ge | Bin::Lt | Bin::Le), c)] => {
+            Some(((*window, *prop), *op, *c))
+        }
         _ => None,
     })
 }
 
 /// For each window the line that `enter` compares it with, in the shown unit: evidence carries it.
-fn thresholds(
-    lowered: &[(SubjectKind, Option<Program>, Option<Program>)],
-    manifest: &Manifest,
-) -> Vec<Option<f64>> {
+fn thresholds(lowered: &[(SubjectKind, Option<Program>, Option<Program>)], manifest: &Manifest) -> Vec<Option<f64>> {
     let mut out = vec![None; manifest.windows.len()];
     for p in lowered.iter().filter_map(|(_, e, _)| e.as_ref()) {
         for ((window, prop), _, c) in comparisons(p) {
@@ -316,21 +265,14 @@ fn page(text: &str) -> String {
         .lines()
         .map(str::trim)
         .take_while(|l| l.starts_with("//!"))
-        .map(|l| {
-            l.trim_start_matches("//!")
-                .strip_prefix(' ')
-                .unwrap_or(l.trim_start_matches("//!"))
-        })
+        .map(|l| l.trim_start_matches("//!").strip_prefix(' ').unwrap_or(l.trim_start_matches("//!")))
         .collect();
     lines.join("\n").trim().to_string()
 }
 
 fn lower_first(s: &str) -> String {
     let mut chars = s.chars();
-    chars
-        .next()
-        .map(|c| c.to_lowercase().chain(chars).collect())
-        .unwrap_or_default()
+    chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
 impl Rule {
@@ -345,24 +287,16 @@ impl Rule {
     }
 
     pub(crate) fn lowered_enter(&self, kind: SubjectKind) -> Option<Program> {
-        self.lowered
-            .iter()
-            .find(|(k, ..)| *k == kind)
-            .and_then(|(_, e, _)| e.clone())
+        self.lowered.iter().find(|(k, ..)| *k == kind).and_then(|(_, e, _)| e.clone())
     }
 
     pub(crate) fn lowered_leave(&self, kind: SubjectKind) -> Option<Program> {
-        self.lowered
-            .iter()
-            .find(|(k, ..)| *k == kind)
-            .and_then(|(.., l)| l.clone())
+        self.lowered.iter().find(|(k, ..)| *k == kind).and_then(|(.., l)| l.clone())
     }
 
     /// Whether `enter` and `leave` run as columnar programs for every kind of subject.
     pub fn is_lowered(&self) -> bool {
-        self.lowered
-            .iter()
-            .all(|(_, e, l)| e.is_some() && (!self.has_leave || l.is_some()))
+        self.lowered.iter().all(|(_, e, l)| e.is_some() && (!self.has_leave || l.is_some()))
     }
 
     fn call(&self, subject: &Subject, numbers: Vec<Numbers>, strict: bool) -> Rc<Call> {
@@ -375,13 +309,7 @@ impl Rule {
         })
     }
 
-    pub(crate) fn judge(
-        &self,
-        sandbox: &Sandbox,
-        name: &str,
-        subject: &Subject,
-        numbers: Vec<Numbers>,
-    ) -> Judged {
+    pub(crate) fn judge(&self, sandbox: &Sandbox, name: &str, subject: &Subject, numbers: Vec<Numbers>) -> Judged {
         sandbox.judge(&self.ast, name, self.call(subject, numbers, true))
     }
 

@@ -4,8 +4,8 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use rhai::packages::{
-    ArithmeticPackage, BasicArrayPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage,
-    BasicStringPackage, LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
+    ArithmeticPackage, BasicArrayPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage, BasicStringPackage,
+    LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
 };
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
 
@@ -60,11 +60,7 @@ impl Sandbox {
     /// A sandbox; its second interpreter is made when a rule needs it.
     pub fn new() -> Sandbox {
         let operations = Rc::new(Cell::new(0));
-        Sandbox {
-            conclude: base(CONCLUDE_OPERATIONS, &operations),
-            judge: OnceCell::new(),
-            operations,
-        }
+        Sandbox { conclude: base(CONCLUDE_OPERATIONS, &operations), judge: OnceCell::new(), operations }
     }
 
     pub(crate) fn compile(&self, text: &str) -> Result<AST, rhai::ParseError> {
@@ -99,28 +95,15 @@ impl Sandbox {
         let options = CallFnOptions::new().eval_ast(false);
         let built: Builder = self
             .conclude
-            .call_fn_with_options(
-                options,
-                &mut Scope::new(),
-                ast,
-                "verdict",
-                (WindowsView(call), params, ctx),
-            )
+            .call_fn_with_options(options, &mut Scope::new(), ast, "verdict", (WindowsView(call), params, ctx))
             .map_err(|e| explain(&e))?;
         Ok(built.0.borrow().clone())
     }
 
     /// Runs a test function, which records what it wants into `script`.
-    pub(crate) fn record_test(
-        &self,
-        ast: &AST,
-        name: &str,
-        script: testing::Script,
-    ) -> Result<(), Box<EvalAltResult>> {
+    pub(crate) fn record_test(&self, ast: &AST, name: &str, script: testing::Script) -> Result<(), Box<EvalAltResult>> {
         let options = CallFnOptions::new().eval_ast(false);
-        let _: Dynamic =
-            self.conclude
-                .call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))?;
+        let _: Dynamic = self.conclude.call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))?;
         Ok(())
     }
 
@@ -185,7 +168,6 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
         .set_max_variables(256)
         .set_max_functions(128)
         .set_max_modules(0)
-        .set_strict_variables(true)
         .set_fail_on_invalid_map_property(true)
         .set_allow_anonymous_fn(false);
     for symbol in ["eval", "print", "debug", "import", "export"] {
@@ -204,14 +186,20 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
     e
 }
 
-/// `min`, `max` and `abs` on floating-point numbers as lowered programs calculate them.
+/// Comparison, `min` and `max` of floating-point numbers as IEEE 754 and lowered programs have them: Rhai's own compare
+/// with a relative tolerance, for which infinity is equal to everything.
 fn numbers(e: &mut Engine) {
+    e.set_fast_operators(false);
+    macro_rules! compare {
+        ($($name:literal $op:tt),*) => {$(
+            e.register_fn($name, |a: f64, b: f64| a $op b);
+            e.register_fn($name, |a: f64, b: i64| a $op b as f64);
+            e.register_fn($name, |a: i64, b: f64| (a as f64) $op b);
+        )*};
+    }
+    compare!("<" <, "<=" <=, ">" >, ">=" >=, "==" ==, "!=" !=);
     fn pick(a: f64, b: f64, f: fn(f64, f64) -> f64) -> f64 {
-        if a.is_nan() || b.is_nan() {
-            f64::NAN
-        } else {
-            f(a, b)
-        }
+        if a.is_nan() || b.is_nan() { f64::NAN } else { f(a, b) }
     }
     e.register_fn("min", |a: f64, b: f64| pick(a, b, f64::min));
     e.register_fn("max", |a: f64, b: f64| pick(a, b, f64::max));
@@ -225,7 +213,6 @@ fn numbers(e: &mut Engine) {
 
 /// Arithmetic that has no answer (0/0, ∞−∞) ends a condition as unknown, as it does in a lowered program.
 fn strict_arithmetic(e: &mut Engine) {
-    e.set_fast_operators(false);
     macro_rules! strict {
         ($($name:literal $op:tt),*) => {$(
             e.register_fn($name, |a: f64, b: f64| known(a $op b));

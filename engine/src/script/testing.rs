@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, Engine as Rhai, EvalAltResult, Map, NativeCallContext};
 use serde::Serialize;
-use whystall_event::{
-    Batch, FieldKind, Mode, SEC, Stamp, Stream, Subject, SubjectKind, parse_duration, split_field,
-};
+use whystall_event::{Batch, FieldKind, Mode, SEC, Stamp, Stream, Subject, SubjectKind, parse_duration, split_field};
 
 use super::codes::Code;
 use super::diag::{Place, Report};
@@ -102,63 +100,36 @@ pub(crate) struct Checkpoint {
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
 
 fn room(n: usize) -> Fallible<()> {
-    if n < MAX_INPUTS {
-        Ok(())
-    } else {
-        Err(format!("a test may have {MAX_INPUTS} inputs and expectations").into())
-    }
+    if n < MAX_INPUTS { Ok(()) } else { Err(format!("a test may have {MAX_INPUTS} inputs and expectations").into()) }
 }
 
 /// Adds `t` to an engine.
 pub(crate) fn register(e: &mut Rhai) {
     e.register_type_with_name::<Script>("test");
     e.register_type_with_name::<Checkpoint>("checkpoint");
-    e.register_fn(
-        "series",
-        |c: NativeCallContext, t: &mut Script, spec: &str, values: &str| -> Fallible<()> {
-            let mut r = t.0.borrow_mut();
-            room(r.series.len())?;
-            let place = c.call_position().into();
-            r.series.push(Series {
-                spec: spec.into(),
-                values: values.into(),
-                place,
-            });
-            Ok(())
-        },
-    );
-    e.register_fn(
-        "event",
-        |c: NativeCallContext, t: &mut Script, at: &str, spec: &str| -> Fallible<()> {
-            t.event(at, spec, &Map::new(), c.call_position().into())
-        },
-    );
-    e.register_fn(
-        "event",
-        |c: NativeCallContext, t: &mut Script, at: &str, spec: &str, m: Map| -> Fallible<()> {
-            t.event(at, spec, &m, c.call_position().into())
-        },
-    );
+    e.register_fn("series", |c: NativeCallContext, t: &mut Script, spec: &str, values: &str| -> Fallible<()> {
+        let mut r = t.0.borrow_mut();
+        room(r.series.len())?;
+        let place = c.call_position().into();
+        r.series.push(Series { spec: spec.into(), values: values.into(), place });
+        Ok(())
+    });
+    e.register_fn("event", |c: NativeCallContext, t: &mut Script, at: &str, spec: &str| -> Fallible<()> {
+        t.event(at, spec, &Map::new(), c.call_position().into())
+    });
+    e.register_fn("event", |c: NativeCallContext, t: &mut Script, at: &str, spec: &str, m: Map| -> Fallible<()> {
+        t.event(at, spec, &m, c.call_position().into())
+    });
     e.register_fn("interval", |c: NativeCallContext, t: &mut Script, d: &str| {
         t.0.borrow_mut().interval = Some((d.into(), c.call_position().into()));
     });
-    e.register_fn(
-        "param",
-        |t: &mut Script, name: &str, value: Dynamic| -> Fallible<()> {
-            let value = param_value(&value).ok_or("a param is a number, true, false or a string")?;
-            t.0.borrow_mut().params.push((name.into(), value));
-            Ok(())
-        },
-    );
-    e.register_fn("at", |t: &mut Script, at: &str| Checkpoint {
-        script: t.clone(),
-        at: at.into(),
-        on: None,
+    e.register_fn("param", |t: &mut Script, name: &str, value: Dynamic| -> Fallible<()> {
+        let value = param_value(&value).ok_or("a param is a number, true, false or a string")?;
+        t.0.borrow_mut().params.push((name.into(), value));
+        Ok(())
     });
-    e.register_fn("on", |c: &mut Checkpoint, subject: &str| Checkpoint {
-        on: Some(subject.into()),
-        ..c.clone()
-    });
+    e.register_fn("at", |t: &mut Script, at: &str| Checkpoint { script: t.clone(), at: at.into(), on: None });
+    e.register_fn("on", |c: &mut Checkpoint, subject: &str| Checkpoint { on: Some(subject.into()), ..c.clone() });
     for (name, want) in [
         ("expect", Want::State),
         ("cause", Want::Cause),
@@ -171,23 +142,14 @@ pub(crate) fn register(e: &mut Rhai) {
         ("culprit", Want::Culprit),
         ("victim", Want::Victim),
     ] {
-        e.register_fn(
-            name,
-            move |c: NativeCallContext, p: &mut Checkpoint, text: &str| -> Fallible<Checkpoint> {
-                let mut r = p.script.0.borrow_mut();
-                room(r.expectations.len())?;
-                let (at, on, place) = (p.at.clone(), p.on.clone(), c.call_position().into());
-                r.expectations.push(Expectation {
-                    at,
-                    on,
-                    what: want,
-                    text: text.into(),
-                    place,
-                });
-                drop(r);
-                Ok(p.clone())
-            },
-        );
+        e.register_fn(name, move |c: NativeCallContext, p: &mut Checkpoint, text: &str| -> Fallible<Checkpoint> {
+            let mut r = p.script.0.borrow_mut();
+            room(r.expectations.len())?;
+            let (at, on, place) = (p.at.clone(), p.on.clone(), c.call_position().into());
+            r.expectations.push(Expectation { at, on, what: want, text: text.into(), place });
+            drop(r);
+            Ok(p.clone())
+        });
     }
 }
 
@@ -211,19 +173,10 @@ impl Script {
         for (k, v) in m {
             match param_value(v) {
                 Some(ParamValue::Number(x)) => numbers.push((k.to_string(), x)),
-                _ => {
-                    return Err(
-                        format!("`{k}`: an event's values are numbers; texts stand in the braces").into(),
-                    );
-                }
+                _ => return Err(format!("`{k}`: an event's values are numbers; texts stand in the braces").into()),
             }
         }
-        r.events.push(Occurrence {
-            at: at.into(),
-            spec: spec.into(),
-            numbers,
-            place,
-        });
+        r.events.push(Occurrence { at: at.into(), spec: spec.into(), numbers, place });
         Ok(())
     }
 }
@@ -248,11 +201,7 @@ struct Input {
 }
 
 fn schema_of(rule: &Rule, schema: &Schema) -> Vec<Arc<Stream>> {
-    schema
-        .streams()
-        .map(|(_, s)| s.clone())
-        .chain(rule.manifest.streams.iter().cloned())
-        .collect()
+    schema.streams().map(|(_, s)| s.clone()).chain(rule.manifest.streams.iter().cloned()).collect()
 }
 
 fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan, Vec<(Place, String)>> {
@@ -294,11 +243,7 @@ fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan, Vec<(Place
             problems.push((e.place, why.to_string()));
         }
     }
-    let end = expectations
-        .iter()
-        .map(|(at, _)| at.div_ceil(interval))
-        .max()
-        .unwrap_or(0);
+    let end = expectations.iter().map(|(at, _)| at.div_ceil(interval)).max().unwrap_or(0);
     if end as usize > MAX_TICKS {
         problems.push((Place::default(), format!("a test may run for {MAX_TICKS} ticks")));
     }
@@ -306,25 +251,16 @@ fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan, Vec<(Place
         return Err(problems);
     }
     batches.sort_by_key(|(tick, _)| *tick);
-    Ok(Plan {
-        interval,
-        params: recorded.params.clone(),
-        batches,
-        expectations,
-        ticks: end as usize + 1,
-    })
+    Ok(Plan { interval, params: recorded.params.clone(), batches, expectations, ticks: end as usize + 1 })
 }
 
 /// `stream.field{label=value, …}`
 fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>), String> {
     let (name, labels) = match spec.split_once('{') {
         None => (spec.trim(), ""),
-        Some((n, rest)) => (
-            n.trim(),
-            rest.trim_end()
-                .strip_suffix('}')
-                .ok_or_else(|| format!("`{spec}` has no closing brace"))?,
-        ),
+        Some((n, rest)) => {
+            (n.trim(), rest.trim_end().strip_suffix('}').ok_or_else(|| format!("`{spec}` has no closing brace"))?)
+        }
     };
     let exact = |name: &str| streams.iter().find(|s| s.name == name).cloned();
     let (stream, field) = match split_field(name).and_then(|(s, f)| Some((exact(s)?, f))) {
@@ -335,10 +271,8 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
         _ => match exact(name) {
             Some(stream) => (stream, None),
             None => {
-                let all: Vec<String> = streams
-                    .iter()
-                    .flat_map(|s| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name)))
-                    .collect();
+                let all: Vec<String> =
+                    streams.iter().flat_map(|s| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name))).collect();
                 let near = whystall_event::text::did_you_mean(name, all.iter().map(String::as_str));
                 let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
                 return Err(format!("no stream has a field `{name}`{near}"));
@@ -348,23 +282,14 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
     let mut subject = None;
     let mut texts = Vec::new();
     for part in labels.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-        let (k, v) = part
-            .split_once('=')
-            .ok_or_else(|| format!("`{part}` is no label: write name=value"))?;
+        let (k, v) = part.split_once('=').ok_or_else(|| format!("`{part}` is no label: write name=value"))?;
         let (k, v) = (k.trim(), v.trim().trim_matches('"'));
-        if let Some(i) = stream
-            .fields
-            .iter()
-            .position(|f| f.name == k && f.kind == FieldKind::Text)
-        {
+        if let Some(i) = stream.fields.iter().position(|f| f.name == k && f.kind == FieldKind::Text) {
             texts.push((i, v.to_string()));
         } else if let Some(kind) = SubjectKind::from_name(k) {
             subject = Some(Subject::from_parts(kind, v).map_err(|e| e.to_string())?);
         } else {
-            return Err(format!(
-                "`{}` has no text field `{k}`, and it is no kind of subject",
-                stream.name
-            ));
+            return Err(format!("`{}` has no text field `{k}`, and it is no kind of subject", stream.name));
         }
     }
     let subject = match subject {
@@ -372,26 +297,13 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
         None if stream.subjects.contains(&SubjectKind::Host) => Subject::Host,
         None => {
             let kinds: Vec<&str> = stream.subjects.iter().map(|k| k.name()).collect();
-            return Err(format!(
-                "`{}` is about {}: say which in braces",
-                stream.name,
-                kinds.join(", ")
-            ));
+            return Err(format!("`{}` is about {}: say which in braces", stream.name, kinds.join(", ")));
         }
     };
     if !stream.subjects.contains(&subject.kind()) {
         return Err(format!("`{}` is not about a {}", stream.name, subject.kind()));
     }
-    Ok((
-        Input {
-            stream,
-            subject,
-            texts,
-            numbers: Vec::new(),
-            row: true,
-        },
-        field,
-    ))
+    Ok((Input { stream, subject, texts, numbers: Vec::new(), row: true }, field))
 }
 
 fn series(s: &Series, streams: &[Arc<Stream>]) -> Result<Vec<(usize, Input)>, String> {
@@ -452,10 +364,7 @@ fn parse_values(text: &str) -> Result<Vec<Option<f64>>, String> {
             .find(|(i, c)| matches!(c, '+' | '-') && !body[..*i].ends_with(['e', 'E']))
             .map(|(i, _)| i);
         let (start, step): (f64, f64) = match sep {
-            Some(i) => (
-                body[..i].parse().map_err(|_| bad())?,
-                body[i..].parse().map_err(|_| bad())?,
-            ),
+            Some(i) => (body[..i].parse().map_err(|_| bad())?, body[i..].parse().map_err(|_| bad())?),
             None => (body.parse().map_err(|_| bad())?, 0.0),
         };
         if !start.is_finite() || !step.is_finite() || sep.is_some() && times.is_none() {
@@ -472,11 +381,7 @@ pub(crate) fn check(rule: &Rule, sandbox: &Sandbox, schema: &Schema, report: &mu
     for name in &rule.tests {
         let script = Script::default();
         if let Err(e) = sandbox.record_test(&rule.ast, name, script.clone()) {
-            report.add(
-                Code::TestSyntax,
-                e.position(),
-                format!("`{name}`: {}", explain(&e)),
-            );
+            report.add(Code::TestSyntax, e.position(), format!("`{name}`: {}", explain(&e)));
             continue;
         }
         if let Err(problems) = plan(&script.0.borrow(), &streams) {
@@ -501,40 +406,20 @@ pub fn run_tests(rule: &Rc<Rule>, text: &str, sandbox: &Rc<Sandbox>, schema: &Sc
                     Ok(plan) => run(rule, text, sandbox, schema, &plan),
                 },
             };
-            TestOutcome {
-                rule: rule.manifest.id.clone(),
-                test: name.clone(),
-                file: rule.file.clone(),
-                failures,
-            }
+            TestOutcome { rule: rule.manifest.id.clone(), test: name.clone(), file: rule.file.clone(), failures }
         })
         .collect()
 }
 
-fn run(
-    rule: &Rc<Rule>,
-    text: &str,
-    sandbox: &Rc<Sandbox>,
-    schema: &Schema,
-    plan: &Plan,
-) -> Vec<(Place, String)> {
+fn run(rule: &Rc<Rule>, text: &str, sandbox: &Rc<Sandbox>, schema: &Schema, plan: &Plan) -> Vec<(Place, String)> {
     let rule = if plan.params.is_empty() {
         rule.clone()
     } else {
-        let overrides = Overrides {
-            params: plan.params.clone(),
-            severity: None,
-        };
+        let overrides = Overrides { params: plan.params.clone(), severity: None };
         let compiled = compile(sandbox, schema, &rule.file, text, &overrides);
         match compiled.rule {
             Some(r) => r,
-            None => {
-                return compiled
-                    .diagnostics
-                    .into_iter()
-                    .map(|d| (d.place, d.message))
-                    .collect();
-            }
+            None => return compiled.diagnostics.into_iter().map(|d| (d.place, d.message)).collect(),
         }
     };
     let facts = HostFacts {
@@ -544,11 +429,7 @@ fn run(
         memory_cgroup_v2: true,
         memory_cgroup_mount: "/sys/fs/cgroup".into(),
     };
-    let config = EngineConfig {
-        interval_ns: plan.interval,
-        limits: Limits::default(),
-        facts,
-    };
+    let config = EngineConfig { interval_ns: plan.interval, limits: Limits::default(), facts };
     let mut engine = Engine::new(config, sandbox.clone());
     engine.load(vec![rule.clone()]);
     let stamp = |tick: usize| Stamp {
@@ -616,11 +497,7 @@ impl Expectation {
         let now = || match &here[..] {
             [] if fired.iter().any(mine) => "resolved".to_string(),
             [] => "silent".to_string(),
-            list => list
-                .iter()
-                .map(|f| format!("{} {:?}", f.subject, f.phase).to_lowercase())
-                .collect::<Vec<_>>()
-                .join(", "),
+            list => list.iter().map(|f| format!("{} {:?}", f.subject, f.phase).to_lowercase()).collect::<Vec<_>>().join(", "),
         };
         if self.what == Want::State {
             let met = match self.text.as_str() {
@@ -631,83 +508,52 @@ impl Expectation {
                 "resolved" => fired.iter().any(mine) && here.is_empty(),
                 _ => !fired.iter().any(mine) && !in_phase(Phase::Firing),
             };
-            return if met {
-                Ok(())
-            } else {
-                Err(format!("expected {}, found {}", self.text, now()))
-            };
+            return if met { Ok(()) } else { Err(format!("expected {}, found {}", self.text, now())) };
         }
         let conclusions: Vec<_> = here.iter().filter_map(|f| f.conclusion.as_ref()).collect();
         if conclusions.is_empty() {
-            return Err(format!(
-                "expected {:?} `{}`, but nothing has fired ({})",
-                self.what,
-                self.text,
-                now()
-            ));
+            return Err(format!("expected {:?} `{}`, but nothing has fired ({})", self.what, self.text, now()));
         }
         let text = self.text.as_str();
         let has = |s: &str| s.contains(text);
         let (met, found): (bool, Vec<String>) = match self.what {
             Want::State => (true, Vec::new()),
             Want::Cause => look(&conclusions, |c| vec![c.cause.clone()], |s| s == text),
-            Want::Confidence => look(
-                &conclusions,
-                |c| vec![format!("{:?}", c.confidence).to_lowercase()],
-                |s| s == text,
-            ),
+            Want::Confidence => {
+                look(&conclusions, |c| vec![format!("{:?}", c.confidence).to_lowercase()], |s| s == text)
+            }
             Want::Severity => look(
                 &conclusions,
                 |c| vec![c.severity.unwrap_or(rule.manifest.severity).name().to_string()],
                 |s| s == text,
             ),
             Want::Says => look(&conclusions, |c| vec![c.summary.clone()], has),
-            Want::RulesOut => look(
-                &conclusions,
-                |c| c.ruled_out.iter().map(|r| r.cause.clone()).collect(),
-                |s| s == text,
-            ),
+            Want::RulesOut => {
+                look(&conclusions, |c| c.ruled_out.iter().map(|r| r.cause.clone()).collect(), |s| s == text)
+            }
             Want::Evidence => look(
                 &conclusions,
-                |c| {
-                    c.evidence
-                        .iter()
-                        .flat_map(|e| [e.field.clone(), e.window_name.clone()])
-                        .collect()
-                },
+                |c| c.evidence.iter().flat_map(|e| [e.field.clone(), e.window_name.clone()]).collect(),
                 |s| s == text,
             ),
             Want::Hint => look(
                 &conclusions,
                 |c| {
-                    c.hints
-                        .iter()
-                        .map(|h| format!("{} {}", h.text, h.command.clone().unwrap_or_default().join(" ")))
-                        .collect()
+                    c.hints.iter().map(|h| format!("{} {}", h.text, h.command.clone().unwrap_or_default().join(" "))).collect()
                 },
                 has,
             ),
             Want::Culprit => look(&conclusions, |c| c.culprits.iter().map(actor).collect(), has),
             Want::Victim => look(&conclusions, |c| c.victims.iter().map(actor).collect(), has),
         };
-        if met {
-            Ok(())
-        } else {
-            Err(format!("expected {:?} `{text}`, found {found:?}", self.what))
-        }
+        if met { Ok(()) } else { Err(format!("expected {:?} `{text}`, found {found:?}", self.what)) }
     }
 }
 
 fn actor(a: &crate::verdict::Actor) -> String {
     let pid = a.pid.map(|p| p.to_string()).unwrap_or_default();
-    [
-        a.kind.as_str(),
-        &pid,
-        a.comm.as_deref().unwrap_or(""),
-        a.cgroup.as_deref().unwrap_or(""),
-        a.name.as_deref().unwrap_or(""),
-    ]
-    .join(" ")
+    [a.kind.as_str(), &pid, a.comm.as_deref().unwrap_or(""), a.cgroup.as_deref().unwrap_or(""), a.name.as_deref().unwrap_or("")]
+        .join(" ")
 }
 
 fn look(

@@ -74,33 +74,20 @@ pub(crate) fn check(functions: &Functions, manifest: &Manifest, report: &mut Rep
             }
             "verdict" if !matches!(result, Ty::Verdict | Ty::Any) => {
                 c.report
-                    .add(
-                        Code::TypeMismatch,
-                        def.at,
-                        format!("`verdict` returns {}, not a cause", result.name()),
-                    )
+                    .add(Code::TypeMismatch, def.at, format!("`verdict` returns {}, not a cause", result.name()))
                     .help("each path must end in `cause(\"…\", \"high\").says(…)…`");
             }
             _ => {}
         }
     }
     if !functions.keys().any(|(n, _)| n == "enter") {
-        c.report.add(
-            Code::NoEnter,
-            Place { line: 1, column: 1 },
-            "the rule has no function `enter(w, p)`",
-        );
+        c.report.add(Code::NoEnter, Place { line: 1, column: 1 }, "the rule has no function `enter(w, p)`");
     }
     for def in &defs {
-        let known =
-            ["enter", "leave", "verdict"].contains(&def.name.as_str()) || def.name.starts_with("test_");
+        let known = ["enter", "leave", "verdict"].contains(&def.name.as_str()) || def.name.starts_with("test_");
         let key = (def.name.to_string(), def.params.len());
         if !known && !c.called.contains(&key) {
-            c.report.add(
-                Code::BadFunction,
-                def.at,
-                format!("nothing calls the function `{}`", def.name),
-            );
+            c.report.add(Code::BadFunction, def.at, format!("nothing calls the function `{}`", def.name));
             c.report.suggest(&def.name, ["enter", "leave", "verdict"]);
         }
     }
@@ -129,12 +116,7 @@ impl Checker<'_, '_> {
         if !self.visited.insert((def.name.to_string(), args.to_vec())) {
             return Ty::Any;
         }
-        let scope = def
-            .params
-            .iter()
-            .map(|p| p.to_string())
-            .zip(args.iter().copied())
-            .collect();
+        let scope = def.params.iter().map(|p| p.to_string()).zip(args.iter().copied()).collect();
         let outer = std::mem::replace(&mut self.scope, scope);
         let outer_returns = std::mem::take(&mut self.returns);
         let last = self.block(&def.body);
@@ -179,10 +161,7 @@ impl Checker<'_, '_> {
                 self.condition(&f.expr);
                 let a = self.block(f.body.statements());
                 let b = self.block(f.branch.statements());
-                match (
-                    always_returns(f.body.statements()),
-                    always_returns(f.branch.statements()),
-                ) {
+                match (always_returns(f.body.statements()), always_returns(f.branch.statements())) {
                     (true, false) => b,
                     (false, true) => a,
                     _ if a == b => a,
@@ -230,14 +209,12 @@ impl Checker<'_, '_> {
                 Ty::Unit
             }
             Stmt::TryCatch(f, pos) => {
-                self.report
-                    .add(Code::Forbidden, *pos, "`try` would hide that a window is unknown");
+                self.report.add(Code::Forbidden, *pos, "`try` would hide that a window is unknown");
                 self.block(f.body.statements());
                 Ty::Any
             }
             Stmt::Import(_, pos) | Stmt::Export(_, pos) => {
-                self.report
-                    .add(Code::Forbidden, *pos, "rules cannot load or export modules");
+                self.report.add(Code::Forbidden, *pos, "rules cannot load or export modules");
                 Ty::Unit
             }
             _ => Ty::Unit,
@@ -247,11 +224,7 @@ impl Checker<'_, '_> {
     fn condition(&mut self, e: &Expr) {
         let t = self.expr(e);
         if !matches!(t, Ty::Bool | Ty::Any | Ty::Item) {
-            self.report.add(
-                Code::TypeMismatch,
-                e.start_position(),
-                format!("a condition cannot be {}", t.name()),
-            );
+            self.report.add(Code::TypeMismatch, e.start_position(), format!("a condition cannot be {}", t.name()));
         }
     }
 
@@ -264,15 +237,9 @@ impl Checker<'_, '_> {
             Expr::StringConstant(..) | Expr::CharConstant(..) => Ty::Text,
             Expr::InterpolatedString(parts, _) => {
                 for p in parts.iter() {
-                    if let t @ (Ty::Window(_) | Ty::Windows | Ty::Params | Ty::Ctx | Ty::Verdict) =
-                        self.expr(p)
-                    {
+                    if let t @ (Ty::Window(_) | Ty::Windows | Ty::Params | Ty::Ctx | Ty::Verdict) = self.expr(p) {
                         self.report
-                            .add(
-                                Code::TypeMismatch,
-                                p.start_position(),
-                                format!("{} is no text", t.name()),
-                            )
+                            .add(Code::TypeMismatch, p.start_position(), format!("{} is no text", t.name()))
                             .help("a window is shown with `.text`");
                     }
                 }
@@ -294,11 +261,7 @@ impl Checker<'_, '_> {
             Expr::Variable(v, ..) => match self.scope.iter().rev().find(|(n, _)| n == v.1.as_str()) {
                 Some((_, t)) => *t,
                 None => {
-                    self.report.add(
-                        Code::UnknownVariable,
-                        at,
-                        format!("there is no variable `{}`", v.1),
-                    );
+                    self.report.add(Code::UnknownVariable, at, format!("there is no variable `{}`", v.1));
                     let names: Vec<String> = self.scope.iter().map(|(n, _)| n.clone()).collect();
                     self.report.suggest(&v.1, names.iter().map(String::as_str));
                     Ty::Any
@@ -324,11 +287,7 @@ impl Checker<'_, '_> {
                 match base {
                     Ty::Windows | Ty::Params => {
                         self.report
-                            .add(
-                                Code::UnknownProperty,
-                                at,
-                                "windows and params are read by name, not by index",
-                            )
+                            .add(Code::UnknownProperty, at, "windows and params are read by name, not by index")
                             .help("write `w.NAME` or `p.NAME`");
                         Ty::Any
                     }
@@ -377,13 +336,8 @@ impl Checker<'_, '_> {
                     Ty::Window(i as u16)
                 }
                 None => {
-                    self.report.add(
-                        Code::UnknownWindow,
-                        at,
-                        format!("RULE declares no window `{name}`"),
-                    );
-                    self.report
-                        .suggest(name, self.manifest.windows.iter().map(|w| w.name.as_str()));
+                    self.report.add(Code::UnknownWindow, at, format!("RULE declares no window `{name}`"));
+                    self.report.suggest(name, self.manifest.windows.iter().map(|w| w.name.as_str()));
                     Ty::Any
                 }
             },
@@ -397,10 +351,8 @@ impl Checker<'_, '_> {
                     }
                 }
                 None => {
-                    self.report
-                        .add(Code::UnknownParam, at, format!("RULE declares no param `{name}`"));
-                    self.report
-                        .suggest(name, self.manifest.params.iter().map(|p| p.name.as_str()));
+                    self.report.add(Code::UnknownParam, at, format!("RULE declares no param `{name}`"));
+                    self.report.suggest(name, self.manifest.params.iter().map(|p| p.name.as_str()));
                     Ty::Any
                 }
             },
@@ -427,13 +379,8 @@ impl Checker<'_, '_> {
             return Ty::Text;
         }
         let Some(prop) = Prop::from_name(name) else {
-            self.report.add(
-                Code::UnknownProperty,
-                at,
-                format!("a window has no property `{name}`"),
-            );
-            self.report
-                .suggest(name, Prop::ALL.iter().map(|(n, _)| *n).chain(["text", "unit"]));
+            self.report.add(Code::UnknownProperty, at, format!("a window has no property `{name}`"));
+            self.report.suggest(name, Prop::ALL.iter().map(|(n, _)| *n).chain(["text", "unit"]));
             return Ty::Any;
         };
         let time = shape.unit == Unit::Time;
@@ -445,24 +392,15 @@ impl Checker<'_, '_> {
             Prop::Dev | Prop::Sigma => (shape.baseline, "is no baseline"),
             Prop::Now => {
                 let c = decl.calc;
-                (
-                    matches!(c, crate::window::Calc::Baseline | crate::window::Calc::Ewma),
-                    "is no baseline or ewma",
-                )
+                (matches!(c, crate::window::Calc::Baseline | crate::window::Calc::Ewma), "is no baseline or ewma")
             }
             Prop::Value => (name != "mean" || shape.baseline, "is no baseline"),
         };
         if !fits {
             let message = format!("window `{}` {why}, so it has no `.{name}`", decl.name);
             let unit = shape.shown();
-            let unit = if unit.is_empty() {
-                String::new()
-            } else {
-                format!(" (in {unit})")
-            };
-            self.report
-                .add(Code::UnknownProperty, at, message)
-                .help(format!("`.value`{unit} always exists"));
+            let unit = if unit.is_empty() { String::new() } else { format!(" (in {unit})") };
+            self.report.add(Code::UnknownProperty, at, message).help(format!("`.value`{unit} always exists"));
         }
         Ty::Num
     }
@@ -483,19 +421,11 @@ impl Checker<'_, '_> {
             Some(_) => {
                 let got: Vec<&str> = args.iter().map(|t| t.name()).collect();
                 self.report
-                    .add(
-                        Code::TypeMismatch,
-                        at,
-                        format!("`{name}` does not take ({})", got.join(", ")),
-                    )
+                    .add(Code::TypeMismatch, at, format!("`{name}` does not take ({})", got.join(", ")))
                     .help(natives::usage(base, name));
             }
             None => {
-                self.report.add(
-                    Code::UnknownFunction,
-                    at,
-                    format!("{} has no method `{name}`", base.name()),
-                );
+                self.report.add(Code::UnknownFunction, at, format!("{} has no method `{name}`", base.name()));
                 self.report.suggest(name, known);
             }
         }
@@ -504,9 +434,7 @@ impl Checker<'_, '_> {
 
     /// Remembers the causes that a verdict names and a test expects.
     fn note_texts(&mut self, base: Ty, f: &FnCallExpr, at: Position) {
-        let Some(Expr::StringConstant(s, _)) = f.args.first() else {
-            return;
-        };
+        let Some(Expr::StringConstant(s, _)) = f.args.first() else { return };
         match (base, f.name.as_str()) {
             (Ty::Checkpoint, "cause") => {
                 self.facts.expected.insert(s.to_string());
@@ -516,8 +444,7 @@ impl Checker<'_, '_> {
                     self.facts.resolves = true;
                 }
                 if !natives::STATES.contains(&s.as_str()) {
-                    self.report
-                        .add(Code::TestSyntax, at, format!("`{s}` is no state to expect"));
+                    self.report.add(Code::TestSyntax, at, format!("`{s}` is no state to expect"));
                     self.report.suggest(s, natives::STATES);
                 }
             }
@@ -544,26 +471,17 @@ impl Checker<'_, '_> {
             return t;
         }
         if natives::FORBIDDEN.contains(&name) {
-            self.report
-                .add(Code::Forbidden, at, format!("`{name}` is switched off in rules"));
+            self.report.add(Code::Forbidden, at, format!("`{name}` is switched off in rules"));
             return Ty::Any;
         }
         if natives::is_function(name) {
             let got: Vec<&str> = args.iter().map(|t| t.name()).collect();
             self.report
-                .add(
-                    Code::TypeMismatch,
-                    at,
-                    format!("`{name}` does not take ({})", got.join(", ")),
-                )
+                .add(Code::TypeMismatch, at, format!("`{name}` does not take ({})", got.join(", ")))
                 .help(natives::usage(Ty::Unit, name));
             return Ty::Any;
         }
-        self.report.add(
-            Code::UnknownFunction,
-            at,
-            format!("there is no function `{name}`"),
-        );
+        self.report.add(Code::UnknownFunction, at, format!("there is no function `{name}`"));
         let mut names: Vec<&str> = natives::function_names().collect();
         names.extend(self.functions.keys().map(|(n, _)| n.as_str()));
         self.report.suggest(name, names);
@@ -580,11 +498,7 @@ impl Checker<'_, '_> {
                     _ => matches!(t, Ty::Num | Ty::Int | Ty::Any | Ty::Item),
                 };
                 if !fits {
-                    self.report.add(
-                        Code::TypeMismatch,
-                        at,
-                        format!("`{name}` cannot be applied to {}", t.name()),
-                    );
+                    self.report.add(Code::TypeMismatch, at, format!("`{name}` cannot be applied to {}", t.name()));
                 }
                 return if name == "!" { Ty::Bool } else { t };
             }
@@ -596,11 +510,7 @@ impl Checker<'_, '_> {
         let arithmetic = matches!(name, "+" | "-" | "*" | "/" | "%" | "**");
         if name == "/" && a == Ty::Int && b == Ty::Int {
             self.report
-                .add(
-                    Code::IntegerDivision,
-                    at,
-                    "this divides two integers and drops the fraction",
-                )
+                .add(Code::IntegerDivision, at, "this divides two integers and drops the fraction")
                 .help("write one of them with a decimal point");
         }
         let fits = open(a)
@@ -608,18 +518,14 @@ impl Checker<'_, '_> {
             || num(a) && num(b)
             || (a, b) == (Ty::Text, Ty::Text)
             || (a, b) == (Ty::Bool, Ty::Bool) && matches!(name, "==" | "!=" | "|" | "&" | "^")
-            || name == "+"
-                && (a == Ty::Text || b == Ty::Text)
-                && !matches!((a, b), (Ty::Window(_), _) | (_, Ty::Window(_)))
+            || name == "+" && (a == Ty::Text || b == Ty::Text) && !matches!((a, b), (Ty::Window(_), _) | (_, Ty::Window(_)))
             || name == "+" && (a, b) == (Ty::Array, Ty::Array)
             || name == "in";
         if !fits {
             let (an, bn) = (a.name(), b.name());
-            self.report
-                .add(Code::TypeMismatch, at, format!("`{name}` between {an} and {bn}"));
+            self.report.add(Code::TypeMismatch, at, format!("`{name}` between {an} and {bn}"));
             if matches!(a, Ty::Window(_)) || matches!(b, Ty::Window(_)) {
-                self.report
-                    .help("read the window's number: `.value`, `.ms`, `.pct`, …");
+                self.report.help("read the window's number: `.value`, `.ms`, `.pct`, …");
             }
         }
         match name {

@@ -212,9 +212,9 @@ pub struct WindowId(pub u32);
 pub struct WindowStats {
     /// Rows about subjects beyond the cap, by the kind's number.
     pub over_cap: [u64; 6],
-    /// Occurrences that were older than the window they belong to.
+    /// Occurrences that were older than their window, and rows from before a break.
     pub too_old: u64,
-    /// Values whose field had another kind than what the window was built for.
+    /// Fields that a stream declared anew with another kind, unit or mode while windows read them.
     pub mismatched: u64,
     /// Values that went into a window's cell.
     pub events: u64,

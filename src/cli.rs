@@ -1,0 +1,246 @@
+//! The command line: names, flags and their help. Definitions only; what they do stands in `commands/`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where the config stands unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/whystall/whystall.toml";
+
+/// Says why a Linux host stalled.
+///
+/// whystall watches the kernel's own figures, judges them with rules, and when the host stalls it says who suffers, who
+/// did it, by which chain of causes, what it was not, and which command helps.
+///
+/// Exit status: 0 fine, 1 problems found (check, test, doctor), 2 wrong usage or config.
+#[derive(Debug, Parser)]
+#[command(name = "whystall", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch this host and print verdicts.
+    ///
+    /// Verdicts go to standard output and everything else to standard error. It works without privileges and without a
+    /// config, and says what it cannot see. SIGTERM and SIGINT end it with status 0.
+    Run(Run),
+    /// Record what the collectors see into a file, for `replay`.
+    ///
+    /// The file is compact and safe against crashes: one that breaks off replays up to there. A name that ends in
+    /// .jsonl gives JSON lines instead. Recordings hold names of processes, control groups and kernel messages.
+    Record(Record),
+    /// Judge a recording with the rules as they are now.
+    ///
+    /// Runs as fast as the file can be read, through the same code as `run`, and prints the verdicts.
+    Replay(Replay),
+    /// Check rule files, and configs, and report all problems.
+    ///
+    /// Without PATH: the built-in rules, the default config and the rules in the directories it names. A PATH is a rule
+    /// file, a directory of them, or a config (.toml). Status 1 if there is an error, 0 if there are only warnings.
+    Check(Check),
+    /// Run the tests inside rule files.
+    ///
+    /// Each rule's `test_…` functions feed it series of values under a virtual clock and say what must fire and clear.
+    /// Status 1 if a test fails or a file cannot be loaded.
+    Test(Test),
+    /// List the fields that rules can read, with live values.
+    ///
+    /// Starts the collectors for about a second. Counters are shown as rates. Only one subject's value is shown.
+    Fields(Fields),
+    /// List, show and begin rules.
+    Rules(Rules),
+    /// Explain an error code, a rule or a cause.
+    ///
+    /// CODE is printed with each problem that `check` finds, such as R012.
+    Explain(Explain),
+    /// Say what works on this host, and what to do about the rest.
+    ///
+    /// Makes one pass of each collector and looks at what each built-in rule needs. Status 1 if something fails that
+    /// should work here: a collector whose pass fails, a built-in rule that does not load, or something that the config
+    /// asks for and this host cannot do. What a kernel or a user merely lacks is reported and is no problem.
+    Doctor(Doctor),
+}
+
+/// `run`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The config; without it /etc/whystall/whystall.toml if that exists.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub rules: RuleArgs,
+    /// How verdicts are printed: for people, or as one JSON object a line.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// End after this time, such as 30s or 5m.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+}
+
+/// Which rules a run or replay uses.
+#[derive(Debug, Args)]
+pub struct RuleArgs {
+    /// Also load the rules (*.rhai) in this directory and below; may be given several times. A rule with the id of a
+    /// built-in one replaces it.
+    #[arg(long, value_name = "DIR")]
+    pub rules: Vec<PathBuf>,
+    /// Leave the built-in rules out.
+    #[arg(long)]
+    pub no_builtin_rules: bool,
+}
+
+/// `record`
+#[derive(Debug, Args)]
+pub struct Record {
+    /// The file to write; one that exists is overwritten.
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub output: PathBuf,
+    /// End after this time, such as 60s; without it, record until SIGINT or SIGTERM.
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// The config, for the collectors' settings; without it /etc/whystall/whystall.toml if that exists.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `replay`
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The recording; `-` reads JSON lines, or a recording, from standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub rules: RuleArgs,
+    /// How verdicts are printed: for people, or as one JSON object a line.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Instead of verdicts, print what would fire more or less often if the rules in DIR were added (or replaced those
+    /// with the same id).
+    #[arg(long, value_name = "DIR")]
+    pub diff: Option<PathBuf>,
+    /// Apply a config's settings of rules; without it none is read, so that a replay is the same everywhere.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Rule files, directories of them, or configs (.toml).
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// For people, or JSON for editors.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Output,
+    /// Also show notes, such as what runs in the interpreter and why.
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `test`
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Rule files or directories of them; without any, the built-in rules.
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// For people, as JSON, or as JUnit XML.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: TestFormat,
+}
+
+/// `fields`
+#[derive(Debug, Args)]
+pub struct Fields {
+    /// Only fields whose name contains this, or matches it if it has `*` or `?`.
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+}
+
+/// `rules`
+#[derive(Debug, Args)]
+pub struct Rules {
+    /// What to do with rules.
+    #[command(subcommand)]
+    pub what: RulesCommand,
+}
+
+/// What `rules` can do.
+#[derive(Debug, Subcommand)]
+pub enum RulesCommand {
+    /// List the rules that `run` would load, and whether they work here.
+    List,
+    /// Show a rule's page, params, windows and causes.
+    Show {
+        /// The rule's id.
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Write a new rule that passes `check` and `test`, to begin from.
+    ///
+    /// The file is AREA/NAME.rhai if there is a directory AREA here, else NAME.rhai. Nothing is overwritten.
+    New {
+        /// The rule's id, AREA.NAME in lower case, such as net.retransmits.
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// An error code (R012), a rule's id, or a cause's id.
+    #[arg(value_name = "CODE|ID")]
+    pub what: String,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// For people, or as one JSON object.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// How test results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum TestFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+    /// JUnit XML, as CI systems read it.
+    Junit,
+}
+
+fn duration(s: &str) -> Result<Duration, String> {
+    whystall_event::parse_duration(s).map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_are_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

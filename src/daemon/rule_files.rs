@@ -1,0 +1,113 @@
+//! Rule files: the built-in ones, and those found in directories. Reads text; what it means is the engine's business.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use whystall_engine::script::MAX_SOURCE;
+
+/// Files, and directories, that are looked at.
+const MAX_FILES: usize = 10_000;
+
+/// A rule file's text.
+#[derive(Debug, Clone)]
+pub struct RuleFile {
+    /// How it is named in diagnostics.
+    pub file: String,
+    /// Its text; bytes that are no UTF-8 are replaced, which the parser then complains about.
+    pub text: Cow<'static, str>,
+    /// Whether it ships with whystall.
+    pub builtin: bool,
+}
+
+/// The built-in rules.
+pub fn builtin() -> Vec<RuleFile> {
+    let file = |b: &whystall_rules::Builtin| RuleFile {
+        file: format!("rules/{}", b.path),
+        text: b.source.into(),
+        builtin: true,
+    };
+    whystall_rules::ALL.iter().map(file).collect()
+}
+
+/// The rule file at `path`.
+pub fn read(path: &Path) -> io::Result<RuleFile> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that the loader sees that it is too long.
+    File::open(path)?.take(MAX_SOURCE as u64 + 1).read_to_end(&mut bytes)?;
+    let text = match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
+    };
+    Ok(RuleFile { file: path.display().to_string(), text: text.into(), builtin: false })
+}
+
+/// All `*.rhai` files in `dir` and below, in the order of their paths. Hidden directories and files are left out:
+/// Kubernetes and editors keep copies in them.
+pub fn find(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    walk(dir, &mut BTreeSet::new(), &mut found)?;
+    found.sort();
+    Ok(found)
+}
+
+fn walk(dir: &Path, seen: &mut BTreeSet<PathBuf>, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", dir.display()));
+    // Links are followed, as they are used to switch sets of rules, but no directory is searched twice.
+    if seen.len() >= MAX_FILES || !seen.insert(dir.canonicalize().map_err(named)?) {
+        return Ok(());
+    }
+    for entry in std::fs::read_dir(dir).map_err(named)? {
+        let entry = entry.map_err(named)?;
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let path = entry.path();
+        if path.is_dir() {
+            walk(&path, seen, found)?;
+        } else if path.extension().is_some_and(|e| e == "rhai") {
+            if found.len() >= MAX_FILES {
+                return Err(io::Error::other(format!("{}: more than {MAX_FILES} rule files", dir.display())));
+            }
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// The rule files in `dir` and below.
+pub fn read_dir(dir: &Path) -> io::Result<Vec<RuleFile>> {
+    let one = |p: &PathBuf| read(p).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", p.display())));
+    find(dir)?.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_searched_in_order_and_without_hidden_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in [("b.rhai", "B"), ("a/z.rhai", "Z"), ("..data/b.rhai", "no"), ("x.txt", "no"), (".c.rhai", "no")] {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).unwrap();
+        let texts: Vec<String> = read_dir(dir.path()).unwrap().into_iter().map(|f| f.text.into_owned()).collect();
+        assert_eq!(texts, ["Z", "B"]);
+        assert!(read_dir(&dir.path().join("missing")).unwrap_err().to_string().contains("missing"));
+    }
+
+    #[test]
+    fn long_and_binary_files_are_read_as_what_the_loader_refuses() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.rhai");
+        std::fs::write(&path, vec![b'x'; MAX_SOURCE * 2]).unwrap();
+        assert_eq!(read(&path).unwrap().text.len(), MAX_SOURCE + 1);
+        std::fs::write(&path, b"\xff\xfe").unwrap();
+        assert_eq!(read(&path).unwrap().text, "\u{fffd}\u{fffd}");
+    }
+}
