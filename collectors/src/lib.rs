@@ -5,6 +5,7 @@
 //! over bytes with fixtures), and delivers [`Batch`](whystall_event::Batch)es. It never sees rules, windows or the
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+mod bpf;
 pub mod buddyinfo;
 mod cgroup;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub mod fuzz;
 pub mod health;
 pub mod interrupts;
 pub mod kernel_log;
+pub mod latency;
 pub mod memcg;
 pub mod meminfo;
 #[cfg(test)]
