@@ -59,6 +59,7 @@ pub const ALL: &[&Collector] = &[
     &cpu_cgroup::COLLECTOR,
     &zombie_memcg::COLLECTOR,
     &kernel_log::COLLECTOR,
+    &latency::COLLECTOR,
 ];
 
 /// The collector called `name`.

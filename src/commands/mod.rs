@@ -68,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(args),
         Command::Rules(args) => rules::rules(args),
         Command::Explain(args) => explain::explain(args),
+        _ => Ok(Outcome::Fine),
     };
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,

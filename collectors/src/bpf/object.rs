@@ -184,8 +184,10 @@ impl Object {
         let mut shared = self.shared.get(&0, 0).map_err(|e| chain(&e))?;
         shared.softirq_epoch_ns = monotonic_ns;
         self.shared.set(0, shared, 0).map_err(|e| chain(&e))?;
-        for name in SOFTIRQ.into_iter().filter(|n| !self.failed.contains_key(n)) {
-            self.attach(name)?;
+        for name in SOFTIRQ {
+            if !self.failed.contains_key(name) {
+                self.attach(name)?;
+            }
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use whystall_event::Stream;
 
+use crate::{Built, Collector, Roots, Settings, Unavailable};
+
 pub mod streams;
 
 /// The streams of the collector `latency`.
@@ -21,3 +23,17 @@ pub static STREAMS: &[Stream] = &[
     streams::memcg_zombies::STREAM,
     streams::probes::STREAM,
 ];
+
+/// The collector; without its probes it only declares what they measure, so that rules can be checked anywhere.
+pub static COLLECTOR: Collector = Collector {
+    name: "latency",
+    help: "stalls measured in the kernel: reclaim, compaction, run queue, softirqs, interrupts",
+    streams: STREAMS,
+    interval: None,
+    settings: &[],
+    build,
+};
+
+fn build(_: &Roots, _: &Settings) -> Result<Built, Unavailable> {
+    Err(Unavailable::because("this version has no probes in the kernel"))
+}

@@ -283,17 +283,12 @@ impl Checker<'_, '_> {
             Expr::FnCall(f, pos) => self.call(f, *pos),
             Expr::Index(b, ..) => {
                 let base = self.expr(&b.lhs);
-                self.expr(&b.rhs);
-                match base {
-                    Ty::Windows | Ty::Params => {
-                        self.report
-                            .add(Code::UnknownProperty, at, "windows and params are read by name, not by index")
-                            .help("write `w.NAME` or `p.NAME`");
-                        Ty::Any
-                    }
-                    Ty::List => Ty::Item,
-                    _ => Ty::Any,
+                if matches!(base, Ty::Windows | Ty::Params) {
+                    self.report
+                        .add(Code::UnknownProperty, at, "windows and params are read by name, not by index")
+                        .help("write `w.NAME` or `p.NAME`");
                 }
+                self.index(base, &b.rhs)
             }
             Expr::Dot(b, ..) => {
                 let base = self.expr(&b.lhs);
@@ -306,15 +301,34 @@ impl Checker<'_, '_> {
     /// `base.member.member…`; the parser nests to the right.
     fn chain(&mut self, base: Ty, e: &Expr) -> Ty {
         match e {
-            Expr::Dot(b, ..) | Expr::Index(b, ..) => {
+            Expr::Dot(b, ..) => {
                 let t = self.member(base, &b.lhs);
-                if matches!(e, Expr::Index(..)) {
-                    self.expr(&b.rhs);
-                    return if t == Ty::List { Ty::Item } else { Ty::Any };
-                }
                 self.chain(t, &b.rhs)
             }
+            Expr::Index(b, ..) => {
+                let t = self.member(base, &b.lhs);
+                self.index(t, &b.rhs)
+            }
             other => self.member(base, other),
+        }
+    }
+
+    /// `base[e]` and what follows it: `e` is the index, or begins with it where the chain goes on.
+    fn index(&mut self, base: Ty, e: &Expr) -> Ty {
+        let element = if base == Ty::List { Ty::Item } else { Ty::Any };
+        match e {
+            Expr::Dot(b, ..) => {
+                self.expr(&b.lhs);
+                self.chain(element, &b.rhs)
+            }
+            Expr::Index(b, ..) => {
+                self.expr(&b.lhs);
+                self.index(element, &b.rhs)
+            }
+            other => {
+                self.expr(other);
+                element
+            }
         }
     }
 
