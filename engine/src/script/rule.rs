@@ -184,6 +184,10 @@ fn advise(
     }
     for (_, enter, leave) in lowered {
         let (Some(enter), Some(leave)) = (enter, leave) else { continue };
+        // Only where each is one comparison; terms joined by `&&` and `||` can be sound in ways that this cannot see.
+        if enter.code.len() != 2 || leave.code.len() != 2 {
+            continue;
+        }
         for (window, op, a) in comparisons(enter) {
             for (w, o, b) in comparisons(leave) {
                 let above = matches!(op, Bin::Gt | Bin::Ge) && matches!(o, Bin::Lt | Bin::Le) && b > a;

@@ -9,7 +9,7 @@ use whystall_event::Unit;
 use super::codes::Code;
 use super::diag::{Place, Report};
 use super::lower::{Function, Functions};
-use super::manifest::{Manifest, ParamValue, RESERVED_WINDOWS};
+use super::manifest::{Manifest, ParamValue, RESERVED_WINDOWS, WindowDecl};
 use super::natives::{self, Ty};
 use super::program::Prop;
 
@@ -450,6 +450,19 @@ impl Checker<'_, '_> {
     fn note_texts(&mut self, base: Ty, f: &FnCallExpr, at: Position) {
         let Some(Expr::StringConstant(s, _)) = f.args.first() else { return };
         match (base, f.name.as_str()) {
+            (Ty::Ctx, "top") => {
+                let named = |w: &WindowDecl| w.name == s.as_str() || *s == format!("{}.{}", w.stream, w.field).as_str();
+                match self.manifest.windows.iter().position(named) {
+                    Some(i) => {
+                        self.facts.windows.insert(i);
+                    }
+                    None => {
+                        let message = format!("`top` knows no window or windowed field `{s}` of this rule");
+                        self.report.add(Code::UnknownWindow, at, message);
+                        self.report.suggest(s, self.manifest.windows.iter().map(|w| w.name.as_str()));
+                    }
+                }
+            }
             (Ty::Checkpoint, "cause") => {
                 self.facts.expected.insert(s.to_string());
             }
