@@ -284,13 +284,15 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
     for part in labels.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let (k, v) = part.split_once('=').ok_or_else(|| format!("`{part}` is no label: write name=value"))?;
         let (k, v) = (k.trim(), v.trim().trim_matches('"'));
-        if let Some(i) = stream.fields.iter().position(|f| f.name == k && f.kind == FieldKind::Text) {
-            texts.push((i, v.to_string()));
-        } else if let Some(kind) = SubjectKind::from_name(k) {
-            subject = Some(Subject::from_parts(kind, v).map_err(|e| e.to_string())?);
-        } else {
-            return Err(format!("`{}` has no text field `{k}`, and it is no kind of subject", stream.name));
+        let kind = SubjectKind::from_name(k).filter(|kind| stream.subjects.contains(kind));
+        let text = stream.fields.iter().position(|f| f.name == k && f.kind == FieldKind::Text);
+        if kind.is_none() && text.is_none() {
+            return Err(format!("`{}` has no text field `{k}`, and it is not about a {k}", stream.name));
         }
+        if let Some(kind) = kind {
+            subject = Some(Subject::from_parts(kind, v).map_err(|e| e.to_string())?);
+        }
+        texts.extend(text.map(|i| (i, v.to_string())));
     }
     let subject = match subject {
         Some(s) => s,
@@ -300,9 +302,6 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
             return Err(format!("`{}` is about {}: say which in braces", stream.name, kinds.join(", ")));
         }
     };
-    if !stream.subjects.contains(&subject.kind()) {
-        return Err(format!("`{}` is not about a {}", stream.name, subject.kind()));
-    }
     Ok((Input { stream, subject, texts, numbers: Vec::new(), row: true }, field))
 }
 
