@@ -5,8 +5,9 @@
 //! on hybrid hosts also the pressure of the same groups in the v2 tree. Sources: cgroup-v2.rst and cgroup-v1/memory.rst.
 //!
 //! The cheap files are read each pass. `memory.stat`, ten times dearer, is read where use or events moved, else every
-//! fifth pass (rarer with thousands of cgroups), within a budget of time; a row carries only what was read in its pass. It never writes to a group, and
-//! never reads the files that walk all zombies except one bounded probe of `memory.numa_stat`.
+//! fifth pass (rarer with thousands of cgroups), within a budget of time; a row carries only what was read in its pass. It
+//! never writes to a group. Of the files that old kernels fill by walking all zombies it reads `memory.stat`, timed and
+//! within that budget, and `memory.numa_stat` in one bounded probe.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
