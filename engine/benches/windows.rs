@@ -1,5 +1,7 @@
 //! How many values a second the windows take, ingest and tick together.
 
+#![allow(missing_docs, reason = "criterion's macro makes a public function")]
+
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
