@@ -14,6 +14,7 @@ use clap::Parser;
 use whystall_event::text::escape;
 
 use crate::cli::{Cli, Command};
+use crate::config::ConfigError;
 
 /// What a command came to, if it could do its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ impl Outcome {
 pub(crate) enum Error {
     /// The command line or the config is wrong: status 2.
     Usage(anyhow::Error),
+    /// The config is wrong, shown with its lines: status 2.
+    Config(ConfigError),
     /// Anything else: status 1.
     Failed(anyhow::Error),
 }
@@ -68,7 +71,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(args),
         Command::Rules(args) => rules::rules(args),
         Command::Explain(args) => explain::explain(args),
-        _ => Ok(Outcome::Fine),
+        _ => Err(usage("not in this build")),
     };
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
@@ -76,6 +79,12 @@ pub fn main() -> ExitCode {
         Err(Error::Failed(e)) if is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(Error::Failed(e)) => complain(&e, 1),
         Err(Error::Usage(e)) => complain(&e, 2),
+        Err(Error::Config(e)) => {
+            let n = e.problems.len();
+            // It is escaped, and has several lines.
+            let _ = writeln!(io::stderr(), "{e}");
+            complain(&anyhow::anyhow!("{n} problem{} in the config", if n == 1 { "" } else { "s" }), 2)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use whystall_event::text::escape;
 
 use super::{Outcome, Result, check, colours, context, print, print_json};
 use crate::cli::{Test, TestFormat};
+use crate::config::Config;
 use crate::daemon::rule_files;
 use crate::daemon::rule_set::{Choice, RuleSet};
 use crate::render::Style;
@@ -31,13 +32,13 @@ struct Summary {
 }
 
 pub(super) fn test(args: &Test) -> Result {
-    let settings = context::settings(None)?;
-    let (_, schema) = context::host(&settings)?;
+    let config = context::config(None)?;
+    let (_, schema) = context::host(&config)?;
     let files =
         if args.paths.is_empty() { rule_files::builtin() } else { check::files_of(&args.paths)? };
     let sandbox = Rc::new(Sandbox::new());
     // Tests hold for a rule as it is written, whatever this host lacks and the config changes.
-    let set = RuleSet::load(files, &sandbox, &schema, Choice { settings: &Default::default(), only_served: false });
+    let set = RuleSet::load(files, &sandbox, &schema, Choice { config: &Config::default(), only_served: false });
     let errors: Vec<Diagnostic> = set.diagnostics.into_iter().filter(|d| d.level == Level::Error).collect();
     let tests: Vec<TestOutcome> =
         set.running.iter().flat_map(|l| run_tests(&l.rule, &l.file.text, &sandbox, &schema)).collect();

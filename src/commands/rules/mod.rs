@@ -28,8 +28,8 @@ pub(super) fn rules(args: &Rules) -> Result {
 }
 
 fn list() -> Result {
-    let settings = context::settings(None)?;
-    let (set, schema) = context::rules_here(&settings, &Rc::new(Sandbox::new()))?;
+    let config = context::config(None)?;
+    let (set, schema) = context::rules_here(&config, &Rc::new(Sandbox::new()))?;
     let mut table = Table::new(&["RULE", "SEVERITY", "SUBJECT", "MATURITY", "HERE", "TITLE"]);
     for l in &set.running {
         let m = &l.rule.manifest;
@@ -62,10 +62,10 @@ fn kinds(kinds: &[SubjectKind]) -> String {
 }
 
 fn show(id: &str) -> Result {
-    let settings = context::settings(None)?;
-    let (_, schema) = context::host(&settings)?;
-    let files = context::rule_files(&settings, &[], true)?;
-    let set = RuleSet::load(files, &Sandbox::new(), &schema, Choice { settings: &settings.rules, only_served: false });
+    let config = context::config(None)?;
+    let (_, schema) = context::host(&config)?;
+    let files = context::rule_files(&config, &[], true)?;
+    let set = RuleSet::load(files, &Sandbox::new(), &schema, Choice { config: &config, only_served: false });
     let Some(l) = set.running.iter().find(|l| l.rule.manifest.id == id) else {
         let known = set.running.iter().map(|l| l.rule.manifest.id.as_str());
         let near = did_you_mean(id, known).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
