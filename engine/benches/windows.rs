@@ -1,6 +1,6 @@
-#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a benchmark measures time")]
 //! How many values a second the windows take, ingest and tick together.
 
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a benchmark measures time")]
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
 
 use std::hint::black_box;
