@@ -73,7 +73,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
             debug_assert!(layout.v2 == (h.version == Version::V2));
             Ok(Part {
                 layout,
-                tree: cgroup::open_tree(h, layout.files, max)?,
+                tree: cgroup::open_tree(h, layout.files, max, layout.fds)?,
                 cursor: 0,
             })
         })
@@ -90,6 +90,8 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
 #[derive(Debug)]
 struct Layout {
     v2: bool,
+    /// The share of descriptors, in hundredths.
+    fds: u64,
     files: &'static [FileSpec],
     stat: Option<usize>,
     /// `cpu.max`, or the quota and the period of v1.
@@ -100,6 +102,7 @@ struct Layout {
 
 static V1: Layout = Layout {
     v2: false,
+    fds: 10,
     files: &[
         hot(c"cpu.stat"),
         hot(c"cpu.cfs_quota_us"),
@@ -113,6 +116,7 @@ static V1: Layout = Layout {
 
 static V1_JOINT: Layout = Layout {
     v2: false,
+    fds: 20,
     files: &[
         hot(c"cpu.stat"),
         hot(c"cpu.cfs_quota_us"),
@@ -127,6 +131,7 @@ static V1_JOINT: Layout = Layout {
 
 static CPUACCT: Layout = Layout {
     v2: false,
+    fds: 10,
     files: &[hot(c"cpuacct.usage")],
     stat: None,
     quota: None,
@@ -136,6 +141,7 @@ static CPUACCT: Layout = Layout {
 
 static V2: Layout = Layout {
     v2: true,
+    fds: 20,
     files: &[hot(c"cpu.stat"), hot(c"cpu.max"), hot(c"cpu.pressure")],
     stat: Some(0),
     quota: Some((1, None)),
@@ -146,6 +152,7 @@ static V2: Layout = Layout {
 /// The v2 tree of a host whose cpu controller is on v1.
 static HYBRID: Layout = Layout {
     v2: true,
+    fds: 2,
     files: &[hot(c"cpu.pressure")],
     stat: None,
     quota: None,
@@ -245,7 +252,7 @@ fn read_one(part: &mut Part, id: u32, passes: u32, buf: &mut Vec<u8>, batch: &mu
     let Some(node) = tree.node(id) else { return };
     let path = node.path.clone();
     let ask_quota =
-        node.data.has_quota || !node.data.read || passes.wrapping_add(id).is_multiple_of(LOOK_FOR_QUOTA);
+        node.data.has_quota || !node.data.read || cgroup::turn(passes, id, LOOK_FOR_QUOTA, tree.len());
     let mut v = Values::default();
     let mut any = false;
     let mut read = |tree: &mut Tree<Seen>, file: Option<usize>, buf: &mut Vec<u8>| {

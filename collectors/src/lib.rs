@@ -5,20 +5,22 @@
 //! over bytes with fixtures), and delivers [`Batch`](whystall_event::Batch)es. It never sees rules, windows or the
 //! config file. What it cannot do it says as an [`Unavailable`] or a [`CollectError`]; it never panics on what it reads.
 
+mod bpf;
 pub mod buddyinfo;
 mod cgroup;
 #[cfg(test)]
 mod compliance;
-pub mod cpu;
-pub mod cpu_cgroup;
 #[cfg(test)]
 mod conduct;
+pub mod cpu;
+pub mod cpu_cgroup;
 mod error;
 pub mod exec;
 pub mod fuzz;
 pub mod health;
 pub mod interrupts;
 pub mod kernel_log;
+pub mod latency;
 pub mod memcg;
 pub mod meminfo;
 #[cfg(test)]
@@ -49,14 +51,15 @@ pub const ALL: &[&Collector] = &[
     &buddyinfo::COLLECTOR,
     &pressure::COLLECTOR,
     &cpu::COLLECTOR,
+    &schedstat::COLLECTOR,
     &softirqs::COLLECTOR,
     &softnet::COLLECTOR,
     &interrupts::COLLECTOR,
     &memcg::COLLECTOR,
     &cpu_cgroup::COLLECTOR,
-    &kernel_log::COLLECTOR,
     &zombie_memcg::COLLECTOR,
-    &schedstat::COLLECTOR,
+    &kernel_log::COLLECTOR,
+    &latency::COLLECTOR,
 ];
 
 /// The collector called `name`.

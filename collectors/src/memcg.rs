@@ -5,8 +5,9 @@
 //! on hybrid hosts also the pressure of the same groups in the v2 tree. Sources: cgroup-v2.rst and cgroup-v1/memory.rst.
 //!
 //! The cheap files are read each pass. `memory.stat`, ten times dearer, is read where use or events moved, else every
-//! fifth pass, within a budget of time; a row carries only what was read in its pass. It never writes to a group, and
-//! never reads the files that walk all zombies except one bounded probe of `memory.numa_stat`.
+//! fifth pass (rarer with thousands of cgroups), within a budget of time; a row carries only what was read in its pass. It
+//! never writes to a group. Of the files that old kernels fill by walking all zombies it reads `memory.stat`, timed and
+//! within that budget, and `memory.numa_stat` in one bounded probe.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,8 +92,9 @@ pub static COLLECTOR: Collector = Collector {
     build,
 };
 
-/// Every n-th pass reads memory.stat of a cgroup in which nothing moved, and an unlimited limit.
+/// Every n-th pass reads memory.stat and memory.oom_control of a cgroup in which nothing moved, and an unlimited limit.
 const IDLE_STAT: u32 = 5;
+const IDLE_OOM: u32 = 4;
 const IDLE_LIMIT: u32 = 16;
 
 fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
@@ -105,11 +107,11 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let layout = if memory.version == Version::V1 { &V1 } else { &V2 };
     parts.push(Part {
         layout,
-        tree: cgroup::open_tree(memory, layout.files, max_cgroups)?,
+        tree: cgroup::open_tree(memory, layout.files, max_cgroups, 30)?,
         cursor: 0,
     });
     if let (Version::V1, Some(unified)) = (memory.version, hierarchies.v2()) {
-        let tree = cgroup::open_tree(unified, HYBRID.files, max_cgroups)?;
+        let tree = cgroup::open_tree(unified, HYBRID.files, max_cgroups, 2)?;
         parts.push(Part {
             layout: &HYBRID,
             tree,
@@ -328,7 +330,8 @@ impl Memcg {
         };
         let path = node.path.clone();
         let (limited, has_high, first) = (node.data.limited, node.data.high, !node.data.read);
-        let turn = self.passes.wrapping_add(id);
+        let (passes, cgroups) = (self.passes, tree.len());
+        let turn = |every| cgroup::turn(passes, id, every, cgroups);
         let (buf, values) = (&mut self.buf, &mut self.values);
         values.clear();
         let mut seen = Seen {
@@ -354,7 +357,9 @@ impl Memcg {
             seen.hits = n;
             values.extend([(f::FAILCNT, n), (f::EVENTS_MAX, n)]);
         }
-        if read(tree, layout.oom_control, buf) == Reading::Data {
+        // The host's own OOM killer also counts here, without a hit of the limit: hence the turn.
+        let hit_before = tree.node(id).is_some_and(|n| n.data.hits != seen.hits);
+        if (first || hit_before || turn(IDLE_OOM)) && read(tree, layout.oom_control, buf) == Reading::Data {
             values.extend(parse::value_of(buf, b"oom_kill").map(|n| (f::EVENTS_OOM_KILL, n)));
         }
         if read(tree, layout.events, buf) == Reading::Data {
@@ -373,7 +378,7 @@ impl Memcg {
         if read(tree, layout.populated, buf) == Reading::Data {
             values.extend(parse::value_of(buf, b"populated").map(|n| (f::POPULATED, n)));
         }
-        let limit_due = first || turn.is_multiple_of(IDLE_LIMIT);
+        let limit_due = first || turn(IDLE_LIMIT);
         for (file, field, known) in [
             (layout.limit, f::LIMIT, &mut seen.limited),
             (layout.high, f::HIGH, &mut seen.high),
@@ -392,7 +397,7 @@ impl Memcg {
         let hit = !first && seen.hits != before.hits;
         let moved = first || before.owed || hit || seen.usage != before.usage;
         let mut outcome = Stat::Done;
-        if layout.stat.is_some() && (moved || turn.is_multiple_of(IDLE_STAT)) {
+        if layout.stat.is_some() && (moved || turn(IDLE_STAT)) {
             // A cgroup that just met its limit is worth going over the budget for.
             if hit || spent.sum < self.stat_budget {
                 let begun = Instant::now();

@@ -62,7 +62,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
         ))
         .remedy("use a kernel with CONFIG_SCHED_INFO (SCHEDSTATS or TASK_DELAY_ACCT set it)"));
     }
-    let tasks = Tasks::new(&roots.proc, max_tasks, cgroup::fd_share())
+    let tasks = Tasks::new(&roots.proc, max_tasks, cgroup::fd_share(14))
         .map_err(|e| unavailable(CollectError::read(&roots.proc, e)))?;
     Ok(Built::Polled(Box::new(Schedstat {
         tasks,

@@ -68,6 +68,8 @@ pub static COLLECTOR: Collector = Collector {
 const AUDIT_AGAIN_NS: u64 = 5 * SEC;
 /// A parent with more living children than this is not audited.
 const AUDIT_CHILDREN: usize = 1024;
+/// From this much on, page cache counts as pinned rather than as an error of reading one file after the other.
+const PINS: u64 = 64 << 10;
 /// A quiet parent without children has rows for this long.
 const QUIET_NS: u64 = 60 * SEC;
 
@@ -86,7 +88,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let audit_reads = cgroup::setting(settings, "audit_reads", 128, 1..=10_000)? as usize;
     let hierarchies = Hierarchies::find(roots)?;
     let memory = hierarchies.of("memory")?;
-    let tree = cgroup::open_tree(memory, FILES, max_cgroups)?;
+    let tree = cgroup::open_tree(memory, FILES, max_cgroups, 6)?;
     // Only the hierarchy's true root has this file: below it, the host's count of cgroups says nothing.
     let whole = memory.prefix == "/" && memory.dir.join("cgroup.sane_behavior").exists();
     Ok(Built::Polled(Box::new(ZombieMemcg {
@@ -361,6 +363,7 @@ impl ZombieMemcg {
     fn audit(&mut self, now: u64, pass: &Pass) {
         if self.suspects.is_empty() {
             self.suspects = self.ledger.suspects().into_iter().take(8).collect();
+            self.suspects.extend(self.ledger.removers(8));
         }
         let mut reads = 0;
         let mut suspects = self.suspects.len();
@@ -414,6 +417,7 @@ impl ZombieMemcg {
         let pinned = audit::pinned(*parent, children.iter().copied());
         if let Some(node) = self.tree.node_mut(id) {
             node.data.pinned = Some(pinned);
+            self.ledger.audited(id, pinned.cache >= PINS);
         }
         stats.len()
     }

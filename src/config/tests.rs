@@ -33,7 +33,8 @@ fn bad(text: &str, want: &[&str]) {
 #[test]
 fn the_example_is_right() {
     let text = include_str!("../../examples/whystall.toml");
-    let c = Config::parse(text, "examples/whystall.toml", &names()).unwrap_or_else(|e| panic!("{e}"));
+    let names = KnownNames::of(whystall_collectors::ALL, whystall_collectors::exec::KEYS);
+    let c = Config::parse(text, "examples/whystall.toml", &names).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(c.interval_ns, SEC);
     assert_eq!(c.rules_dirs, Some(vec!["/etc/whystall/rules".into()]));
     assert_eq!(

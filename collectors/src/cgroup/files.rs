@@ -76,6 +76,26 @@ pub(crate) fn read_whole(file: &File, buf: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
+/// The link count of a directory below another.
+pub(crate) fn nlink(at: BorrowedFd<'_>, name: &CStr) -> io::Result<u64> {
+    let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: as in `openat`; the struct is valid for writing.
+    let done = unsafe {
+        libc::fstatat(
+            at.as_raw_fd(),
+            name.as_ptr(),
+            stat.as_mut_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: fstatat succeeded and filled the struct.
+    #[allow(clippy::useless_conversion, reason = "the type differs between architectures")]
+    Ok(u64::from(unsafe { stat.assume_init() }.st_nlink))
+}
+
 /// One directory below another, as the kernel lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry<'a> {

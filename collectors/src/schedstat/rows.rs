@@ -189,7 +189,7 @@ impl Sched {
 
 /// How long a task has been seen runnable without running: `None` if its state is not known now.
 fn waiting(task: &Task, now: u64) -> Option<Option<u64>> {
-    let known = task.moved_ns == now || task.state_ns == now;
+    let known = task.delta != Sched::default() || task.state_ns == now;
     known.then_some(task.waits_since_ns.map(|since| now.saturating_sub(since)))
 }
 

@@ -22,6 +22,8 @@ mod weighted;
 
 #[cfg(test)]
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -99,12 +101,7 @@ impl Windows {
         let free = self.slots.iter().position(|s| s.uses == 0);
         let id = WindowId(free.unwrap_or(self.slots.len()) as u32);
         let (stream, track) = self.place(id, spec);
-        let slot = Slot {
-            spec: spec.clone(),
-            uses: 1,
-            stream,
-            track,
-        };
+        let slot = Slot { spec: spec.clone(), uses: 1, stream, track };
         match free {
             Some(i) => self.slots[i] = slot,
             None => self.slots.push(slot),
@@ -227,6 +224,8 @@ impl Windows {
 
     /// Closes the tick: cells become panes, old panes leave, and every column is brought up to date.
     pub fn tick(&mut self, now: Stamp) {
+        // The host always exists, also for a rule that reads only other subjects' windows.
+        self.tables[SubjectKind::Host as usize].resolve(&Subject::Host, now.boot_ns);
         self.let_go(now.boot_ns);
         let (index, elapsed) = self.pace.tick(now.boot_ns);
         let tick = TickInfo {
@@ -249,10 +248,7 @@ impl Windows {
         let mut silent_ns = 0;
         if sweep {
             self.next_sweep = now.saturating_add(SWEEP_NS);
-            let used = self
-                .slots
-                .iter()
-                .filter(|s| s.uses > 0 && !s.spec.calc.is_weighted());
+            let used = self.slots.iter().filter(|s| s.uses > 0 && !s.spec.calc.is_weighted());
             let longest = used.map(|s| s.spec.over_ns).max().unwrap_or(0);
             silent_ns = self.limits.silent_ns.saturating_add(longest);
         }

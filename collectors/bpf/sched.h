@@ -1,0 +1,147 @@
+/* Waits for a CPU, and CPUs that do not schedule.
+ *
+ * The kernel keeps for every task when it began to wait and to run (sched_info), so one program on the switch is enough:
+ * no map of tasks, no program on wake-ups. All times here are the run queue's own clock. */
+#pragma once
+#include "common.h"
+
+/* What a task's run_delay was when it last began to run. A wait that a migration split is summed there by the kernel,
+ * while last_queued tells only of its last part. Pids share entries; the tag tells whose it is. */
+struct waited {
+	__u64 run_delay;
+	__u32 pid;
+	__u32 pad;
+};
+
+#define WAITED 32768
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WAITED);
+	__type(key, __u32);
+	__type(value, struct waited);
+} waited SEC(".maps");
+
+INLINE void remember_run(struct ws_cpu *cpu, struct task_struct *t, __u64 start, __u64 end)
+{
+	__u32 i = cpu->run_pos & (WS_RUNS - 1);
+	struct ws_run *run = &cpu->runs[i];
+
+	run->start = start;
+	run->end = end;
+	run->cgroup = cpu_cgroup_of(t);
+	run->tgid = t->tgid;
+	run->policy = t->policy;
+	bpf_probe_read_kernel(run->comm, sizeof(run->comm), (void *)__builtin_preserve_access_index(&t->comm));
+	cpu->run_pos = (i + 1) & (WS_RUNS - 1);
+}
+
+NOINLINE int send_nosched_end(struct task_struct *t, __u64 dur_ns)
+{
+	struct ws_cpu *cpu = this_cpu();
+	struct ws_head *e;
+
+	if (!cpu)
+		return 0;
+	e = reserve(cpu, WS_NOSCHED_END, dur_ns >= 4 * nosched_threshold_ns, limit_few, sizeof(*e));
+	if (!e)
+		return 0;
+	fill_head(e, WS_NOSCHED_END, dur_ns, 0, t);
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+NOINLINE int send_runq(struct task_struct *t, __u64 delay, __u64 clock)
+{
+	struct task_group *group = t->sched_task_group;
+	struct ws_cpu *cpu = this_cpu();
+	struct ws_runq *e;
+
+	if (!cpu)
+		return 0;
+	e = reserve(cpu, WS_RUNQ, delay >= 4 * runq_threshold_ns, limit_few, sizeof(*e));
+	if (!e)
+		return 0;
+	fill_head(&e->head, WS_RUNQ, delay, 0, t);
+	e->clock = clock;
+	e->quota_cgroup = 0;
+	e->throttled = 0;
+#pragma clang loop unroll(disable)
+	for (int depth = 0; depth < 8 && group; depth++) {
+		if (group->cfs_bandwidth.quota != ~0ULL) {
+			struct cgroup *c = group->css.cgroup;
+
+			e->quota_cgroup = c ? c->kn->id : 0;
+			e->throttled = group->cfs_bandwidth.nr_throttled;
+			break;
+		}
+		group = group->parent;
+	}
+	e->run_pos = cpu->run_pos;
+	bpf_probe_read_kernel(e->runs, sizeof(e->runs), cpu->runs);
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+SEC("tp_btf/sched_switch")
+int sched_switch(__u64 *ctx)
+{
+	struct task_struct *prev = (void *)ctx[1], *next = (void *)ctx[2];
+	struct ws_cpu *cpu = this_cpu();
+	struct waited *before;
+	__u64 now, queued;
+	__s64 delay;
+
+	if (!cpu)
+		return 0;
+	now = next->se.cfs_rq->rq->clock;
+	if (prev->pid) {
+		__u64 arrival = prev->sched_info.last_arrival;
+		__s64 run = now - arrival;
+
+		if (arrival && run >= (__s64)long_run_ns) {
+			remember_run(cpu, prev, arrival, now);
+			if (cpu->nosched_arrival == arrival)
+				send_nosched_end(prev, run);
+		}
+	}
+	if (!next->pid)
+		return 0;
+	queued = next->sched_info.last_queued;
+	delay = now - queued;
+	if (!queued || delay < 0)
+		return 0;
+
+	__u32 pid = next->pid, index = pid & (WAITED - 1);
+	__u64 run_delay = next->sched_info.run_delay + delay;
+
+	before = bpf_map_lookup_elem(&waited, &index);
+	if (before) {
+		if (before->pid == pid && (__s64)(run_delay - before->run_delay) > delay)
+			delay = run_delay - before->run_delay;
+		before->run_delay = run_delay;
+		before->pid = pid;
+	}
+	if (delay < (__s64)runq_floor_ns)
+		return 0;
+	hist_add(&cpu->runq, delay);
+	hist_add_cgroup(cpu_cgroup_of(next), WS_RUNQ, delay);
+	if (delay >= (__s64)runq_threshold_ns)
+		send_runq(next, delay, now);
+	return 0;
+}
+
+/* Called from a hard timer: is the interrupted task on the CPU for long while others wait? Told once a run. */
+INLINE void check_nosched(void *ctx, struct ws_cpu *cpu)
+{
+	struct task_struct *t = bpf_get_current_task_btf();
+	struct rq *rq = t->se.cfs_rq->rq;
+	__u64 arrival = t->sched_info.last_arrival;
+	__s64 run = rq->clock - arrival;
+	__u32 runnable = rq->nr_running;
+
+	if (!t->pid || runnable < 2 || run < (__s64)nosched_threshold_ns || cpu->nosched_arrival == arrival)
+		return;
+	cpu->nosched_arrival = arrival;
+	send_stack(ctx, WS_NOSCHED, run, runnable, run >= 4 * (__s64)nosched_threshold_ns);
+}

@@ -1,0 +1,35 @@
+//! The faults and quiet controls, in the order in which they run.
+
+mod cpu;
+mod memory;
+mod quiet;
+mod quiet_memory;
+mod zombie;
+
+use crate::scene::Fault;
+
+/// Every fault and control: a new one is one function in a file here and one line in this list.
+pub(crate) const ALL: &[Fault] = &[
+    memory::MEMCG_LIMIT,
+    memory::MEMCG_LIMIT_CACHE_ONLY,
+    memory::OOM_KILL,
+    zombie::ZOMBIE_GROWTH,
+    cpu::RT_HOG,
+    cpu::CFS_OVERCOMMIT,
+    cpu::CPU_QUOTA,
+    quiet::IDLE,
+    quiet::LIVE_CGROUPS,
+    quiet::NICE_BATCH,
+    quiet::COMPILE_BURST,
+    quiet::FILE_COPY,
+    quiet_memory::OPERATOR_RECLAIM,
+    quiet_memory::KSWAPD_ONLY,
+];
+
+/// `name=value` words for a child.
+macro_rules! settings {
+    ($($name:ident = $value:expr),* $(,)?) => {
+        [$(format!(concat!(stringify!($name), "={}"), $value)),*]
+    };
+}
+use settings;

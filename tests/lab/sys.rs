@@ -1,0 +1,270 @@
+//! The few system calls that the lab needs, each behind a safe function. Nothing here knows a fault.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note_signal(_: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
+fn check(status: libc::c_int) -> io::Result<()> {
+    if status == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Turns SIGINT, SIGTERM and SIGHUP into a flag, so that guards run instead of the process ending at once.
+pub(crate) fn catch_signals() {
+    let handler = note_signal as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
+/// Ignores the same signals: for the reaper, which must outlive a Ctrl-C.
+pub(crate) fn ignore_signals() {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: SIG_IGN is a valid disposition for these signals.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Whether a signal asked the lab to end.
+pub(crate) fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `t` is a valid place for the result; these clocks always exist on Linux.
+    unsafe { libc::clock_gettime(clock, &mut t) };
+    (t.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(t.tv_nsec as u64)
+}
+
+/// CLOCK_BOOTTIME in nanoseconds.
+pub(crate) fn boot_ns() -> u64 {
+    clock_ns(libc::CLOCK_BOOTTIME)
+}
+
+/// CLOCK_REALTIME in nanoseconds since the Unix epoch.
+pub(crate) fn wall_ns() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME)
+}
+
+/// The CPU time that the calling thread has used, in nanoseconds.
+pub(crate) fn thread_cpu_ns() -> u64 {
+    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
+/// Whether the effective user is root.
+pub(crate) fn is_root() -> bool {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Lets the kernel kill the child as soon as the calling thread ends, however it ends.
+pub(crate) fn die_with_parent(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    let hook = move || {
+        // SAFETY: prctl and getppid are async-signal-safe and touch no memory of ours.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // The parent may have died before the call above.
+            if libc::getppid() != parent as libc::pid_t {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the hook makes only async-signal-safe calls and allocates nothing.
+    unsafe { command.pre_exec(hook) }
+}
+
+/// Detaches from the terminal's session, so that its signals do not reach this process.
+pub(crate) fn new_session() {
+    // SAFETY: no arguments; failing (already a leader) is harmless.
+    unsafe { libc::setsid() };
+}
+
+/// Sends a signal to one process.
+pub(crate) fn kill(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    if pid <= 1 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: a positive pid addresses one process only.
+    check(unsafe { libc::kill(pid as libc::pid_t, signal) })
+}
+
+/// Names the calling thread as `ps` and the kernel show it (15 bytes are kept).
+pub(crate) fn set_comm(name: &str) {
+    let mut bytes = [0u8; 16];
+    for (to, from) in bytes.iter_mut().take(15).zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: the buffer is NUL-terminated and lives across the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, bytes.as_ptr()) };
+}
+
+/// The CPUs that the calling thread may use.
+pub(crate) fn allowed_cpus() -> Result<Vec<usize>> {
+    // SAFETY: an all-zero cpu_set_t is a valid empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `set` is a valid place of the size given.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) })
+        .context("sched_getaffinity")?;
+    // SAFETY: every index is below CPU_SETSIZE.
+    Ok((0..libc::CPU_SETSIZE as usize)
+        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+        .collect())
+}
+
+/// Restricts the calling thread to `cpus`.
+pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
+    // SAFETY: an all-zero cpu_set_t is a valid empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &cpu in cpus.iter().filter(|&&cpu| cpu < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the index is below CPU_SETSIZE.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    // SAFETY: `set` is a valid set of the size given.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set) })
+        .with_context(|| format!("cannot pin to CPUs {cpus:?}"))
+}
+
+/// Makes the calling thread SCHED_FIFO with `priority`. `burst` is the longest it may run without sleeping: beyond
+/// twice that the kernel itself kills it (RLIMIT_RTTIME), whatever our code does.
+pub(crate) fn become_fifo(priority: i32, burst: Duration) -> io::Result<()> {
+    let us = (burst.as_micros() as u64).saturating_mul(2);
+    let limit = libc::rlimit {
+        rlim_cur: us,
+        rlim_max: us,
+    };
+    // SAFETY: `limit` is a valid rlimit.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_RTTIME, &limit) })?;
+    let param = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: `param` is a valid sched_param.
+    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) })
+}
+
+/// Sets the calling process's nice value.
+pub(crate) fn set_nice(nice: i32) -> io::Result<()> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) })
+}
+
+fn advise(file: &File, from: u64, len: u64, advice: libc::c_int) -> io::Result<()> {
+    // SAFETY: a valid descriptor and plain integers.
+    match unsafe { libc::posix_fadvise(file.as_raw_fd(), from as i64, len as i64, advice) } {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Asks the kernel to drop the file's clean pages from the page cache.
+pub(crate) fn drop_cache(file: &File) -> io::Result<()> {
+    advise(file, 0, 0, libc::POSIX_FADV_DONTNEED)
+}
+
+/// Asks the kernel to read a part of the file into the page cache.
+pub(crate) fn prefetch(file: &File, from: u64, len: u64) -> io::Result<()> {
+    advise(file, from, len, libc::POSIX_FADV_WILLNEED)
+}
+
+/// What the file system at `path` can give: its free bytes for root, and whether files there live in memory.
+pub(crate) fn file_system(path: &Path) -> Result<(u64, bool)> {
+    let c = std::ffi::CString::new(path.as_os_str().as_encoded_bytes()).context("path holds a NUL")?;
+    // SAFETY: an all-zero statfs is a valid place for the result.
+    let mut st: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `c` is NUL-terminated and `st` a valid place.
+    check(unsafe { libc::statfs(c.as_ptr(), &mut st) }).with_context(|| format!("statfs {path:?}"))?;
+    let in_memory = [libc::TMPFS_MAGIC, 0x8584_58f6u32 as _].contains(&st.f_type); // tmpfs, ramfs
+    Ok((st.f_bfree.saturating_mul(st.f_bsize as u64), in_memory))
+}
+
+/// A new directory `under/whystall-lab-XXXXXX` that only root may enter.
+pub(crate) fn make_temp_dir(under: &Path) -> Result<PathBuf> {
+    let mut template = under
+        .join("whystall-lab-XXXXXX")
+        .into_os_string()
+        .into_encoded_bytes();
+    template.push(0);
+    // SAFETY: `template` is NUL-terminated, ends in XXXXXX and is ours to write.
+    if unsafe { libc::mkdtemp(template.as_mut_ptr().cast()) }.is_null() {
+        bail!(
+            "cannot make a directory under {under:?}: {}",
+            io::Error::last_os_error()
+        );
+    }
+    template.pop();
+    Ok(PathBuf::from(
+        String::from_utf8(template).context("temporary path is no UTF-8")?,
+    ))
+}
+
+/// Takes an exclusive lock on the file without waiting; it is held until the file is closed.
+pub(crate) fn lock(file: &File) -> io::Result<()> {
+    // SAFETY: a valid descriptor.
+    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })
+}
+
+/// Anonymous memory, whole pages, given back to the kernel on drop: unlike the allocator's, which may keep it.
+pub(crate) struct Anon {
+    at: *mut u8,
+    len: usize,
+}
+
+impl Anon {
+    /// Maps `mib` MiB without touching them; no huge pages, so that every page is charged on its own.
+    pub(crate) fn map(mib: usize) -> io::Result<Anon> {
+        let len = mib << 20;
+        let (prot, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: exactly the mapping made above; a kernel without huge pages refuses, which is fine.
+        unsafe { libc::madvise(at, len, libc::MADV_NOHUGEPAGE) };
+        Ok(Anon { at: at.cast(), len })
+    }
+
+    /// Writes one byte to every page.
+    pub(crate) fn touch(&mut self) {
+        for offset in (0..self.len).step_by(4096) {
+            // SAFETY: the offset lies inside the mapping, which is ours and writable.
+            unsafe { self.at.add(offset).write_volatile(1) };
+        }
+    }
+}
+
+impl Drop for Anon {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made in `map`, unmapped once.
+        unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
