@@ -278,7 +278,13 @@ mod tests {
             f
         };
         let rules = compare(&found(&[("a.x", "host"), ("a.y", "cpu:1")]), &found(&[("a.x", "host"), ("a.y", "cpu:2\n")]));
-        insta::assert_snapshot!(difference_text(&rules), @"");
+        insta::assert_snapshot!(difference_text(&rules), @r"
+        RULE  BEFORE  AFTER  CHANGE
+        a.x   1       1      none
+        a.y   1       1      +1 -1
+        - a.y  2026-11-22T10:00:00.123Z  cpu:1
+        + a.y  2026-11-22T10:00:00.123Z  cpu:2\n
+        ");
         assert_eq!(difference_text(&[]), "nothing fires, neither before nor after\n");
     }
 }
