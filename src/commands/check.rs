@@ -10,7 +10,7 @@ use whystall_engine::script::{Diagnostic, Level, Place, Sandbox};
 use super::{Outcome, Result, colours, context, print, print_json, usage};
 use crate::cli::{Check, Output};
 use crate::config::{Config, DEFAULT_PATH, LoadError, Problem};
-use crate::daemon::rule_files::{self, RuleFile};
+use crate::daemon::rule_files::{self, Layer, RuleFile};
 use crate::daemon::rule_set::{Choice, RuleSet};
 use crate::daemon::sources;
 use crate::render::Style;
@@ -116,13 +116,13 @@ pub(super) fn files_of(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>> {
     let mut files = Vec::new();
     for path in paths.iter().map(AsRef::as_ref) {
         if path.is_dir() {
-            let found = rule_files::read_dir(path).map_err(usage)?;
+            let found = rule_files::read_dir(path, Layer::User).map_err(usage)?;
             if found.is_empty() {
                 return Err(usage(format!("{}: no .rhai file in it or below", path.display())));
             }
             files.extend(found);
         } else {
-            files.push(rule_files::read(path).map_err(|e| usage(format!("{}: {e}", path.display())))?);
+            files.push(rule_files::read(path, Layer::User).map_err(|e| usage(format!("{}: {e}", path.display())))?);
         }
     }
     Ok(files)

@@ -31,8 +31,8 @@ pub fn verdict(v: &Verdict, style: Style) -> String {
         Confidence::Medium => "medium",
         Confidence::High => "high",
     };
-    let facts = format!("{}, confidence {confidence}, incident {} #{}", escape(&v.rule), escape(&v.incident), v.seq);
-    part(&mut out, style, "by", [facts]);
+    part(&mut out, style, "rule", [format!("{}, confidence {confidence}", escape(&v.rule))]);
+    part(&mut out, style, "incident", [format!("{} #{}", escape(&v.incident), v.seq)]);
     if matches!(v.state, State::Firing | State::Updated) {
         reasons(&mut out, v, style);
     }
@@ -88,7 +88,8 @@ fn reasons(out: &mut String, v: &Verdict, style: Style) {
         let mut lines = wrap(&escape(&h.text), WIDTH - MARGIN - 2);
         lines.extend(h.command.as_ref().map(|c| style.command(&format!("  {}", command(c)))));
         let risk = h.risk.as_ref().filter(|r| !r.is_empty());
-        lines.extend(risk.into_iter().flat_map(|r| wrap(&format!("  risk: {}", escape(r)), WIDTH - MARGIN - 2)));
+        let risk = risk.into_iter().flat_map(|r| wrap(&format!("risk: {}", escape(r)), WIDTH - MARGIN - 4));
+        lines.extend(risk.map(|l| format!("  {l}")));
         lines.extend(h.docs.as_ref().map(|d| format!("  see: {}", escape(d))));
         lines
     });
@@ -185,7 +186,31 @@ mod tests {
 
     #[test]
     fn a_whole_verdict() {
-        insta::assert_snapshot!(verdict(&sample::verdict(), Style::new(false)), @"");
+        insta::assert_snapshot!(verdict(&sample::verdict(), Style::new(false)), @r"
+        FIRING warning  memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
+          pod shop/cart-7f container app
+          /kubepods/pod1f2e3d4c/app is at its memory limit: its tasks lost 412 ms in
+          direct reclaim in 10 s
+          since     2026-11-22T10:00:00.123Z on node-1
+          rule      memory.direct_reclaim_burst, confidence high
+          incident  01KAR5V9T0WJ8K3M2N4P5Q6R7S #1
+          chain     1. memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
+                       at its memory limit
+                    2. kernel.long_section  cpu:3
+                       redis-server waited 180 ms for CPU 3
+          evidence  reclaim.memcg.duration  sum over 10s   412 ms   (line: 100 ms)
+                    memcg.events_max        rate over 10s  unknown
+          culprits  log reader (pid 4712), 97 %, cgroup /kubepods/pod1f2e3d4c/app
+                      in shrink_node < try_to_free_mem_cgroup_pages
+          victims   redis-server (pid 4711), pod shop/cart-7f container app, cgroup
+                      /kubepods/pod1f2e3d4c/app
+          not       node.low_memory: allocstall did not move
+          to do     raise the limit, or set memory.high below it so that reclaim starts
+                    earlier
+                      systemctl set-property 'my app.service' MemoryMax=2G
+                      risk: the node may overcommit
+                      see: rules/memory/direct_reclaim_burst
+        ");
     }
 
     #[test]
@@ -193,7 +218,15 @@ mod tests {
         let mut v = sample::verdict();
         v.state = State::Resolved;
         v.resolved_at = Some("2026-11-22T10:05:00.000Z".into());
-        insta::assert_snapshot!(verdict(&v, Style::new(false)), @"");
+        insta::assert_snapshot!(verdict(&v, Style::new(false)), @r"
+        RESOLVED warning  memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
+          pod shop/cart-7f container app
+          /kubepods/pod1f2e3d4c/app is at its memory limit: its tasks lost 412 ms in
+          direct reclaim in 10 s
+          since     2026-11-22T10:00:00.123Z on node-1, resolved 2026-11-22T10:05:00.000Z
+          rule      memory.direct_reclaim_burst, confidence high
+          incident  01KAR5V9T0WJ8K3M2N4P5Q6R7S #1
+        ");
     }
 
     #[test]
