@@ -20,8 +20,11 @@ pub(super) fn run(args: &Run) -> Result {
     let mut signals = Signals::new(signals::stdout_can_close())?;
     signals::raise_open_files();
     let (entries, schema) = context::host(&config)?;
-    let blind: Vec<String> =
-        entries.iter().filter(|e| !e.off).filter_map(|e| Some(format!("{}: {}", e.name, e.missing()?))).collect();
+    let blind: Vec<String> = entries
+        .iter()
+        .filter(|e| !e.off)
+        .filter_map(|e| Some(format!("{}: {}", e.name, e.missing()?)))
+        .collect();
     let roots = Roots::default();
     let form = form(args.output);
     let works = entries.iter().filter(|e| e.built.is_ok()).count();
@@ -41,7 +44,9 @@ pub(super) fn run(args: &Run) -> Result {
         notes.push(format!("cannot see {} more; `whystall doctor` says why", blind.len() - NAMED));
     }
     if receivers > 0 {
-        notes.push(format!("warning: the config has {receivers} receivers, and this version delivers to standard output only"));
+        notes.push(format!(
+            "warning: the config has {receivers} receivers, and this version delivers to standard output only"
+        ));
     }
     match run::run(plan, &mut signals, &about, &notes) {
         Ok(()) => Ok(Outcome::Fine),

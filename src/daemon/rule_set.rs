@@ -67,7 +67,8 @@ impl RuleSet {
         let mut set = RuleSet::default();
         let mut chosen: Vec<Loaded> = Vec::new();
         for file in files {
-            let Compiled { rule, diagnostics } = compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
+            let Compiled { rule, diagnostics } =
+                compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
@@ -75,7 +76,11 @@ impl RuleSet {
             match chosen.iter_mut().find(|l| l.rule.manifest.id == id) {
                 None => chosen.push(loaded),
                 Some(other) if other.file.layer < loaded.file.layer => {
-                    let what = if other.file.layer == Layer::Builtin { "the built-in" } else { other.file.file.as_str() };
+                    let what = if other.file.layer == Layer::Builtin {
+                        "the built-in"
+                    } else {
+                        other.file.file.as_str()
+                    };
                     set.notes.push(format!("{} replaces {what} rule `{id}`", loaded.file.file));
                     *other = loaded;
                 }
