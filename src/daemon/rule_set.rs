@@ -9,7 +9,7 @@ use whystall_engine::script::{
 };
 use whystall_event::text::did_you_mean;
 
-use super::rule_files::RuleFile;
+use super::rule_files::{Layer, RuleFile};
 use crate::config::{self, Config, Param, Problem, RuleConfig};
 
 /// A rule with the file it came from.
@@ -67,15 +67,21 @@ impl RuleSet {
         let mut set = RuleSet::default();
         let mut chosen: Vec<Loaded> = Vec::new();
         for file in files {
-            let Compiled { rule, diagnostics } = compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
+            let Compiled { rule, diagnostics } =
+                compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
             let loaded = Loaded { rule, file };
             match chosen.iter_mut().find(|l| l.rule.manifest.id == id) {
                 None => chosen.push(loaded),
-                Some(other) if other.file.builtin && !loaded.file.builtin => {
-                    set.notes.push(format!("{} replaces the built-in rule `{id}`", loaded.file.file));
+                Some(other) if other.file.layer < loaded.file.layer => {
+                    let what = if other.file.layer == Layer::Builtin {
+                        "the built-in"
+                    } else {
+                        other.file.file.as_str()
+                    };
+                    set.notes.push(format!("{} replaces {what} rule `{id}`", loaded.file.file));
                     *other = loaded;
                 }
                 Some(other) => set.diagnostics.push(duplicate(&loaded.file.file, &id, &other.file.file)),

@@ -5,4 +5,9 @@
     reason = "helpers of tests fail as loudly as tests do"
 )]
 
+mod live;
+mod program;
+mod replay;
+mod rules;
 mod tidy;
+mod usage;
