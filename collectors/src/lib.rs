@@ -59,6 +59,8 @@ pub const ALL: &[&Collector] = &[
     &cpu_cgroup::COLLECTOR,
     &zombie_memcg::COLLECTOR,
     &kernel_log::COLLECTOR,
+    &latency::COLLECTOR,
+    &latency::canary::COLLECTOR,
 ];
 
 /// The collector called `name`.

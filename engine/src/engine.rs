@@ -147,7 +147,8 @@ impl Engine {
     pub fn load(&mut self, rules: Vec<Rc<Rule>>) {
         let mut old: Vec<Active> = std::mem::take(&mut self.rules);
         for rule in rules {
-            let before = old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
+            let before =
+                old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
             let active = self.activate(rule, before);
             self.rules.push(active);
         }
@@ -339,7 +340,10 @@ impl Engine {
                 Step::Resolved => over.push((subject.clone(), true)),
                 Step::Stay => {
                     let wait = RECONCLUDE_NS << f.conclusions.min(10);
-                    if f.phase == Phase::Firing && now.boot_ns.saturating_sub(f.concluded_ns) >= wait && row.is_some() {
+                    if f.phase == Phase::Firing
+                        && now.boot_ns.saturating_sub(f.concluded_ns) >= wait
+                        && row.is_some()
+                    {
                         to_conclude.push((subject.clone(), false));
                     }
                 }
@@ -395,7 +399,9 @@ impl Engine {
             if first {
                 let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
                 changes.push(Change::Fired(m));
-            } else if before.is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence)) {
+            } else if before
+                .is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence))
+            {
                 changes.push(Change::Concluded(subject, conclusion));
             }
         }
@@ -487,7 +493,8 @@ impl Judge<'_> {
             return Judged::Unknown;
         }
         if self.spent > SCRIPT_OPERATIONS_A_TICK {
-            self.failed = Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
+            self.failed =
+                Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
             return Judged::Unknown;
         }
         let numbers = self.sources.iter().map(|s| s.at(row as usize)).collect();
@@ -549,7 +556,13 @@ impl Judge<'_> {
 }
 
 /// Where a declared window's numbers are for subjects of this kind.
-fn source<'a>(windows: &'a Windows, at: At, scale: f64, id: Option<WindowId>, parents: &'a [u32]) -> Source<'a> {
+fn source<'a>(
+    windows: &'a Windows,
+    at: At,
+    scale: f64,
+    id: Option<WindowId>,
+    parents: &'a [u32],
+) -> Source<'a> {
     let Some(id) = id else { return Source::Scalar(Numbers::UNKNOWN) };
     let (value, dev, now) = (windows.column(id), windows.deviation(id), windows.current(id));
     match at {

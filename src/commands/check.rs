@@ -89,7 +89,12 @@ fn text<'a>(shown: impl Iterator<Item = &'a Diagnostic>, s: Summary, style: Styl
         let _ = writeln!(out, "{level}:{rest}");
     }
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let mut line = format!("{} checked: {}, {}", count(s.files, "file"), count(s.errors, "error"), count(s.warnings, "warning"));
+    let mut line = format!(
+        "{} checked: {}, {}",
+        count(s.files, "file"),
+        count(s.errors, "error"),
+        count(s.warnings, "warning")
+    );
     if s.notes > 0 {
         let _ = write!(line, ", {}", count(s.notes, "note"));
     }

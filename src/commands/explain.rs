@@ -23,7 +23,12 @@ pub(super) fn explain(args: &Explain) -> Result {
     let settings = context::settings(None)?;
     let (_, schema) = context::host(&settings)?;
     let files = context::rule_files(&settings, &[], true)?;
-    let set = RuleSet::load(files, &Sandbox::new(), &schema, Choice { settings: &settings.rules, only_served: false });
+    let set = RuleSet::load(
+        files,
+        &Sandbox::new(),
+        &schema,
+        Choice { settings: &settings.rules, only_served: false },
+    );
     let rules: Vec<&Rc<Rule>> = set.running.iter().map(|l| &l.rule).collect();
     if let Some(rule) = rules.iter().find(|r| r.manifest.id == what) {
         print(&page(rule, None, style))?;
@@ -60,7 +65,12 @@ fn about_code(c: Code, style: Style) -> String {
         Level::Warning => "warning: the rule is loaded",
         Level::Note => "note",
     };
-    format!("{} {}\n\n{}\n\n{level}\n", style.bold(c.name()), style.bold(c.title()), wrap(c.page(), 80).join("\n"))
+    format!(
+        "{} {}\n\n{}\n\n{level}\n",
+        style.bold(c.name()),
+        style.bold(c.title()),
+        wrap(c.page(), 80).join("\n")
+    )
 }
 
 fn about_cause(cause: &str, rules: &[&&Rc<Rule>], style: Style) -> String {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use whystall_engine::Schema;
-use whystall_engine::script::{Code, Compiled, Diagnostic, Level, Overrides, Place, Rule, Sandbox, code, compile};
+use whystall_engine::script::{
+    Code, Compiled, Diagnostic, Level, Overrides, Place, Rule, Sandbox, code, compile,
+};
 
 use super::rule_files::RuleFile;
 use super::settings::RuleSettings;
@@ -63,7 +65,8 @@ impl RuleSet {
         let mut set = RuleSet::default();
         let mut chosen: Vec<Loaded> = Vec::new();
         for file in files {
-            let Compiled { rule, diagnostics } = compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
+            let Compiled { rule, diagnostics } =
+                compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
@@ -78,7 +81,8 @@ impl RuleSet {
             }
         }
         for id in choice.settings.keys().filter(|id| !chosen.iter().any(|l| l.rule.manifest.id == **id)) {
-            let near = whystall_event::text::did_you_mean(id, chosen.iter().map(|l| l.rule.manifest.id.as_str()));
+            let near =
+                whystall_event::text::did_you_mean(id, chosen.iter().map(|l| l.rule.manifest.id.as_str()));
             let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
             set.notes.push(format!("the config has settings of a rule `{id}` that is not loaded{near}"));
         }
@@ -100,7 +104,8 @@ impl RuleSet {
                 match c.rule {
                     Some(rule) => loaded.rule = rule,
                     None => {
-                        self.bad_settings.extend(c.diagnostics.into_iter().filter(|d| d.level == Level::Error));
+                        self.bad_settings
+                            .extend(c.diagnostics.into_iter().filter(|d| d.level == Level::Error));
                         return;
                     }
                 }

@@ -104,7 +104,8 @@ impl Object {
         wanted: &dyn Fn(&str) -> bool,
     ) -> Result<Object, String> {
         let path = roots.sys("kernel/btf/vmlinux");
-        let btf = Btf::parse_file(&path, Endianness::default()).map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
+        let btf = Btf::parse_file(&path, Endianness::default())
+            .map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
         let v1 = u32::from(cpu_cgroup_v1);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
@@ -127,9 +128,7 @@ impl Object {
             failed: BTreeMap::new(),
         };
         for (name, tracepoint) in PROGRAMS.iter().filter(|(name, _)| wanted(name)) {
-            let loaded = object
-                .program(name)
-                .and_then(|p| p.load(tracepoint, &btf).map_err(|e| chain(&e)));
+            let loaded = object.program(name).and_then(|p| p.load(tracepoint, &btf).map_err(|e| chain(&e)));
             if let Err(e) = loaded.and_then(|()| object.attach(name)) {
                 object.failed.insert(name, e);
             }
@@ -184,8 +183,10 @@ impl Object {
         let mut shared = self.shared.get(&0, 0).map_err(|e| chain(&e))?;
         shared.softirq_epoch_ns = monotonic_ns;
         self.shared.set(0, shared, 0).map_err(|e| chain(&e))?;
-        for name in SOFTIRQ.into_iter().filter(|n| !self.failed.contains_key(n)) {
-            self.attach(name)?;
+        for name in SOFTIRQ {
+            if !self.failed.contains_key(name) {
+                self.attach(name)?;
+            }
         }
         Ok(())
     }

@@ -47,9 +47,7 @@ pub(crate) fn half_time(pass: &Pass) -> u64 {
 
 /// The descriptors that one collector may keep: a quarter of the process's limit, as several collectors share it.
 pub(crate) fn fd_share() -> usize {
-    usize::try_from(files::raise_nofile() / 4)
-        .unwrap_or(usize::MAX)
-        .min(65_536)
+    usize::try_from(files::raise_nofile() / 4).unwrap_or(usize::MAX).min(65_536)
 }
 
 /// A tree, with the error naming its root.
@@ -58,10 +56,7 @@ pub(crate) fn open_tree<T: Default>(
     specs: &'static [tree::FileSpec],
     cgroups: usize,
 ) -> Result<tree::Tree<T>, Unavailable> {
-    let limits = tree::Limits {
-        cgroups,
-        fds: fd_share(),
-    };
+    let limits = tree::Limits { cgroups, fds: fd_share() };
     tree::Tree::new(hierarchy, specs, limits)
         .map_err(|e| Unavailable::because(CollectError::read(&hierarchy.dir, e).to_string()))
 }
@@ -81,16 +76,12 @@ pub(crate) fn setting(
     let Some(value) = settings.get(key) else {
         return Ok(default);
     };
-    value
-        .as_integer()
-        .and_then(|v| u64::try_from(v).ok())
-        .filter(|v| range.contains(v))
-        .ok_or_else(|| {
-            Unavailable::settings(format!(
-                "{key} must be a whole number from {} to {}, not {}",
-                range.start(),
-                range.end(),
-                whystall_event::text::escape(&value.to_string())
-            ))
-        })
+    value.as_integer().and_then(|v| u64::try_from(v).ok()).filter(|v| range.contains(v)).ok_or_else(|| {
+        Unavailable::settings(format!(
+            "{key} must be a whole number from {} to {}, not {}",
+            range.start(),
+            range.end(),
+            whystall_event::text::escape(&value.to_string())
+        ))
+    })
 }

@@ -228,12 +228,7 @@ mod tests {
     fn only_occurrences_have_durations() {
         for s in crate::latency::STREAMS {
             let durations = s.fields.iter().any(|f| f.kind == FieldKind::Duration);
-            assert_eq!(
-                durations,
-                s.mode == whystall_event::Mode::Occurrences,
-                "{}",
-                s.name
-            );
+            assert_eq!(durations, s.mode == whystall_event::Mode::Occurrences, "{}", s.name);
         }
     }
 }

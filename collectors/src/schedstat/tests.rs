@@ -111,13 +111,7 @@ fn fixtures() {
     for name in ["cgroup-schedstat-v15", "cgroup-schedstat-v17"] {
         let mut c = collector(&fixture(name), "");
         golden(
-            &pass_at(
-                &mut *c,
-                Stamp {
-                    boot_ns: 1000 * SEC,
-                    wall_ns: 0,
-                },
-            ),
+            &pass_at(&mut *c, Stamp { boot_ns: 1000 * SEC, wall_ns: 0 }),
             &format!("{name}/schedstat.golden"),
         );
     }
@@ -128,12 +122,7 @@ fn a_host_without_the_files_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let roots = Roots::under(dir.path());
     std::fs::create_dir_all(roots.proc("self")).unwrap();
-    assert!(
-        build(&roots, &Settings::new())
-            .unwrap_err()
-            .to_string()
-            .contains("schedstat")
-    );
+    assert!(build(&roots, &Settings::new()).unwrap_err().to_string().contains("schedstat"));
     std::fs::write(roots.proc("self/schedstat"), "0 0 0\n").unwrap();
     assert!(build(&roots, &Settings::new()).unwrap_err().remedy.is_some());
     let bad = "max_tasks = 1".parse().unwrap();
@@ -177,9 +166,7 @@ fn threads_are_found() {
     assert!(until(&mut *c, |b| value(b, "schedstat", &task, "pid") == Some(own)));
     drop(end);
     thread.join().unwrap();
-    assert!(until(&mut *c, |b| b
-        .iter()
-        .any(|b| b.gone.iter().any(|g| g.to_string() == task))));
+    assert!(until(&mut *c, |b| b.iter().any(|b| b.gone.iter().any(|g| g.to_string() == task))));
 }
 
 #[test]
@@ -212,13 +199,7 @@ fn a_small_table_takes_turns() {
     let mut seen = std::collections::BTreeSet::new();
     let mut left_out = 0.0;
     for i in 0..200 {
-        let batches = pass_at(
-            &mut *c,
-            Stamp {
-                boot_ns: start + i * 5 * SEC,
-                wall_ns: 0,
-            },
-        );
+        let batches = pass_at(&mut *c, Stamp { boot_ns: start + i * 5 * SEC, wall_ns: 0 });
         assert!(value(&batches, "schedstat.running", "host", "tasks").unwrap() <= 16.0);
         left_out = value(&batches, "schedstat.running", "host", "left_out").unwrap();
         seen.extend(batches[0].rows().map(|r| r.subject.to_string()));
@@ -235,25 +216,14 @@ fn an_idle_task_has_a_row_now_and_then_and_one_when_it_stops() {
         return;
     };
     let mut c = collector(&Roots::default(), "");
-    assert!(until(&mut *c, |b| shown(b, "schedstat", &sleeper.task(), "comm")
-        .as_deref()
-        == Some("sleep")));
+    assert!(until(&mut *c, |b| shown(b, "schedstat", &sleeper.task(), "comm").as_deref() == Some("sleep")));
     let start = clock().boot_ns;
     let mut at = Vec::new();
     for i in 1..30 {
-        let batches = pass_at(
-            &mut *c,
-            Stamp {
-                boot_ns: start + i * SEC,
-                wall_ns: 0,
-            },
-        );
+        let batches = pass_at(&mut *c, Stamp { boot_ns: start + i * SEC, wall_ns: 0 });
         if value(&batches, "schedstat", &sleeper.task(), "run").is_some() {
             at.push(i);
         }
     }
-    assert!(
-        at.windows(2).all(|w| w[1] - w[0] <= 10) && at.len() <= 12,
-        "{at:?}"
-    );
+    assert!(at.windows(2).all(|w| w[1] - w[0] <= 10) && at.len() <= 12, "{at:?}");
 }

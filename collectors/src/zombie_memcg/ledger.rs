@@ -41,10 +41,7 @@ impl Ledger {
         }
         match above {
             Some(above) => {
-                self.removals
-                    .iter_mut()
-                    .filter(|r| r.1 == parent)
-                    .for_each(|r| r.1 = above);
+                self.removals.iter_mut().filter(|r| r.1 == parent).for_each(|r| r.1 = above);
             }
             None => self.removals.retain(|r| r.1 != parent),
         }
@@ -54,23 +51,12 @@ impl Ledger {
     /// have been watched.
     pub(crate) fn counted(&mut self, now_ns: u64, dying: u64) -> Option<u64> {
         self.readings.push_back((now_ns, dying));
-        let covered = self
-            .readings
-            .front()
-            .is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS);
+        let covered = self.readings.front().is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS);
         // The oldest reading kept is the last one at or before the window's beginning.
-        while self
-            .readings
-            .get(1)
-            .is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS)
-        {
+        while self.readings.get(1).is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS) {
             self.readings.pop_front();
         }
-        while self
-            .removals
-            .front()
-            .is_some_and(|r| now_ns.saturating_sub(r.0) > MEMORY_NS)
-        {
+        while self.removals.front().is_some_and(|r| now_ns.saturating_sub(r.0) > MEMORY_NS) {
             self.removals.pop_front();
         }
         if !covered {

@@ -70,8 +70,10 @@ pub(crate) type Functions = HashMap<(String, usize), Function>;
 
 /// Takes the functions out of an AST.
 pub(crate) fn functions(ast: &AST) -> Functions {
-    let signatures: Vec<(String, Vec<String>)> =
-        ast.iter_functions().map(|f| (f.name.to_string(), f.params.iter().map(|p| p.to_string()).collect())).collect();
+    let signatures: Vec<(String, Vec<String>)> = ast
+        .iter_functions()
+        .map(|f| (f.name.to_string(), f.params.iter().map(|p| p.to_string()).collect()))
+        .collect();
     let mut out = Functions::new();
     for (name, params) in signatures {
         // `clone_functions_only_filtered` of rhai 1.27 does not filter into an empty module, so: all, then retain.
@@ -95,7 +97,12 @@ const MAX_NODES: usize = 2048;
 const MAX_INLINE: usize = 8;
 
 /// Lowers the function called `name(w, p)` for subjects of `kind`.
-pub(crate) fn lower(name: &str, functions: &Functions, manifest: &Manifest, kind: SubjectKind) -> Lowered<Program> {
+pub(crate) fn lower(
+    name: &str,
+    functions: &Functions,
+    manifest: &Manifest,
+    kind: SubjectKind,
+) -> Lowered<Program> {
     let Some(def) = functions.get(&(name.to_string(), 2)) else {
         return no(format!("there is no `{name}(w, p)`"), Position::NONE);
     };
@@ -204,9 +211,7 @@ impl Lower<'_> {
                 self.sequence(&all, end)
             }
             Stmt::Expr(e) => self.last_or_checked(e, after, rest, more, at),
-            Stmt::FnCall(f, p) => {
-                self.last_or_checked(&Expr::FnCall(f.clone(), *p), after, rest, more, at)
-            }
+            Stmt::FnCall(f, p) => self.last_or_checked(&Expr::FnCall(f.clone(), *p), after, rest, more, at),
             Stmt::Assignment(_) => no("an assignment", at),
             Stmt::While(..) | Stmt::Do(..) | Stmt::For(..) => no("a loop", at),
             Stmt::Switch(..) => no("`switch`", at),

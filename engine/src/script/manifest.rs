@@ -301,7 +301,11 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     if let Some(lit) = t.need("api", report)
         && lit.value != Value::Number(f64::from(API))
     {
-        report.add(Code::BadValue, lit.at, format!("`api` must be {API}, the version that this whystall speaks"));
+        report.add(
+            Code::BadValue,
+            lit.at,
+            format!("`api` must be {API}, the version that this whystall speaks"),
+        );
     }
     let severity = t.need_text("severity", report).and_then(|(s, at)| {
         let found = Severity::from_name(s);
@@ -322,7 +326,11 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     let wake = t.text("wake", report).and_then(|(name, at)| {
         let found = windows.iter().position(|w| w.name == name);
         if found.is_none() {
-            report.add(Code::UnknownWindow, at, format!("`wake` names the window `{name}`, which is not declared"));
+            report.add(
+                Code::UnknownWindow,
+                at,
+                format!("`wake` names the window `{name}`, which is not declared"),
+            );
             report.suggest(name, windows.iter().map(|w| w.name.as_str()));
         }
         found
@@ -339,7 +347,11 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
         None | Some(("hold", _)) => OnMissing::Hold,
         Some(("clear", _)) => OnMissing::Clear,
         Some((s, at)) => {
-            report.add(Code::BadValue, at, format!("`on_missing` is `{s}`, but must be \"hold\" or \"clear\""));
+            report.add(
+                Code::BadValue,
+                at,
+                format!("`on_missing` is `{s}`, but must be \"hold\" or \"clear\""),
+            );
             OnMissing::Hold
         }
     };
@@ -354,12 +366,17 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     let maturity = maturity.to_string();
     t.finish(report);
     if page.is_empty() {
-        report.add(Code::NoDoc, Place { line: 1, column: 1 }, "the file does not begin with a page of `//!` lines");
+        report.add(
+            Code::NoDoc,
+            Place { line: 1, column: 1 },
+            "the file does not begin with a page of `//!` lines",
+        );
     }
     if report.errors() {
         return None;
     }
-    let title = page.split_inclusive(['.', '\n']).next().unwrap_or("").trim().trim_end_matches('.').to_string();
+    let title =
+        page.split_inclusive(['.', '\n']).next().unwrap_or("").trim().trim_end_matches('.').to_string();
     Some(Manifest {
         id: id?.0,
         severity: severity?,
@@ -429,7 +446,11 @@ fn read_sources(
     let list = t.texts(key, report);
     for (name, at) in &list {
         if schema.named(name).next().is_none() {
-            report.add(Code::UnknownCollector, *at, format!("`{key}` names `{name}`, which is no collector or stream"));
+            report.add(
+                Code::UnknownCollector,
+                *at,
+                format!("`{key}` names `{name}`, which is no collector or stream"),
+            );
             let mut names: Vec<&str> = schema.sources().iter().map(|s| s.name.as_str()).collect();
             names.extend(schema.streams().map(|(_, s)| s.name.as_ref()));
             names.sort_unstable();
@@ -512,7 +533,11 @@ fn read_windows(
     };
     for (name, at, lit) in entries {
         if RESERVED_WINDOWS.contains(&name.as_str()) {
-            report.add(Code::BadValue, *at, format!("`{name}` is a built-in reading and cannot name a window"));
+            report.add(
+                Code::BadValue,
+                *at,
+                format!("`{name}` is a built-in reading and cannot name a window"),
+            );
         }
         if let Some(w) = read_window(name, *at, lit, subjects, schema, report) {
             out.push(w);
@@ -525,7 +550,8 @@ fn read_windows(
 }
 
 /// `w.on_KIND`: whether the rule judges a subject of that kind now.
-pub(crate) const RESERVED_WINDOWS: [&str; 6] = ["on_host", "on_cpu", "on_node", "on_cgroup", "on_task", "on_device"];
+pub(crate) const RESERVED_WINDOWS: [&str; 6] =
+    ["on_host", "on_cpu", "on_node", "on_cgroup", "on_task", "on_device"];
 
 fn read_window(
     name: &str,
@@ -568,13 +594,25 @@ fn read_window(
     }
     if stream.mode == Mode::Sampled && over_ns < 2 * found.source.interval_ns {
         let every = whystall_event::format_duration(found.source.interval_ns);
-        report.add(Code::ShortWindow, over_at, format!("`{full}` is read each {every}, and two readings are needed"));
+        report.add(
+            Code::ShortWindow,
+            over_at,
+            format!("`{full}` is read each {every}, and two readings are needed"),
+        );
     }
     for (label, _) in &filter {
         if !stream.fields.iter().any(|f| f.kind == FieldKind::Text && f.name == label.as_ref()) {
-            report.add(Code::UnknownField, at, format!("`{}` has no text field `{label}` to filter by", stream.name));
+            report.add(
+                Code::UnknownField,
+                at,
+                format!("`{}` has no text field `{label}` to filter by", stream.name),
+            );
         } else if stream.mode == Mode::Sampled {
-            report.add(Code::BadValue, at, "`where` selects among things that happened; this stream is sampled");
+            report.add(
+                Code::BadValue,
+                at,
+                "`where` selects among things that happened; this stream is sampled",
+            );
         }
     }
     let at_what = read_at(at_text, across, take, line, report)?;
@@ -604,8 +642,12 @@ fn read_window(
         filter,
         kinds: stream.subjects.to_vec(),
         shape: match at_what {
-            At::Across(_, Take::CountOver(_)) => Shape { unit: Unit::Count, per_second: false, baseline: false },
-            At::Across(_, Take::ShareOver(_)) => Shape { unit: Unit::Ratio, per_second: false, baseline: false },
+            At::Across(_, Take::CountOver(_)) => {
+                Shape { unit: Unit::Count, per_second: false, baseline: false }
+            }
+            At::Across(_, Take::ShareOver(_)) => {
+                Shape { unit: Unit::Ratio, per_second: false, baseline: false }
+            }
             At::Across(..) => Shape { baseline: false, ..Shape::of(calc, field.kind, field.unit) },
             _ => Shape::of(calc, field.kind, field.unit),
         },
@@ -636,7 +678,11 @@ fn read_at(
         };
         let need_line = |report: &mut Report<'_>, place| {
             if line.is_none() {
-                report.add(Code::MissingKey, place, "`take` over a line needs `over_line`, in the window's shown unit");
+                report.add(
+                    Code::MissingKey,
+                    place,
+                    "`take` over a line needs `over_line`, in the window's shown unit",
+                );
             }
             line
         };
@@ -694,7 +740,11 @@ fn read_fire(t: &mut Taker<'_>, report: &mut Report<'_>) -> (u64, Option<(u32, u
         (Some(n), Some(m)) if n <= m => Some((n as u32, m as u32)),
         (None, None) => None,
         _ => {
-            report.add(Code::BadValue, lit.at, "a quorum is `at_least: N, of: M` ticks with N no more than M");
+            report.add(
+                Code::BadValue,
+                lit.at,
+                "a quorum is `at_least: N, of: M` ticks with N no more than M",
+            );
             None
         }
     };

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use rhai::{Dynamic, Engine as Rhai, EvalAltResult, Map, NativeCallContext};
 use serde::Serialize;
-use whystall_event::{Batch, FieldKind, Mode, SEC, Stamp, Stream, Subject, SubjectKind, parse_duration, split_field};
+use whystall_event::{
+    Batch, FieldKind, Mode, SEC, Stamp, Stream, Subject, SubjectKind, parse_duration, split_field,
+};
 
 use super::codes::Code;
 use super::diag::{Place, Report};
@@ -100,26 +102,36 @@ pub(crate) struct Checkpoint {
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
 
 fn room(n: usize) -> Fallible<()> {
-    if n < MAX_INPUTS { Ok(()) } else { Err(format!("a test may have {MAX_INPUTS} inputs and expectations").into()) }
+    if n < MAX_INPUTS {
+        Ok(())
+    } else {
+        Err(format!("a test may have {MAX_INPUTS} inputs and expectations").into())
+    }
 }
 
 /// Adds `t` to an engine.
 pub(crate) fn register(e: &mut Rhai) {
     e.register_type_with_name::<Script>("test");
     e.register_type_with_name::<Checkpoint>("checkpoint");
-    e.register_fn("series", |c: NativeCallContext, t: &mut Script, spec: &str, values: &str| -> Fallible<()> {
-        let mut r = t.0.borrow_mut();
-        room(r.series.len())?;
-        let place = c.call_position().into();
-        r.series.push(Series { spec: spec.into(), values: values.into(), place });
-        Ok(())
-    });
+    e.register_fn(
+        "series",
+        |c: NativeCallContext, t: &mut Script, spec: &str, values: &str| -> Fallible<()> {
+            let mut r = t.0.borrow_mut();
+            room(r.series.len())?;
+            let place = c.call_position().into();
+            r.series.push(Series { spec: spec.into(), values: values.into(), place });
+            Ok(())
+        },
+    );
     e.register_fn("event", |c: NativeCallContext, t: &mut Script, at: &str, spec: &str| -> Fallible<()> {
         t.event(at, spec, &Map::new(), c.call_position().into())
     });
-    e.register_fn("event", |c: NativeCallContext, t: &mut Script, at: &str, spec: &str, m: Map| -> Fallible<()> {
-        t.event(at, spec, &m, c.call_position().into())
-    });
+    e.register_fn(
+        "event",
+        |c: NativeCallContext, t: &mut Script, at: &str, spec: &str, m: Map| -> Fallible<()> {
+            t.event(at, spec, &m, c.call_position().into())
+        },
+    );
     e.register_fn("interval", |c: NativeCallContext, t: &mut Script, d: &str| {
         t.0.borrow_mut().interval = Some((d.into(), c.call_position().into()));
     });
@@ -129,7 +141,10 @@ pub(crate) fn register(e: &mut Rhai) {
         Ok(())
     });
     e.register_fn("at", |t: &mut Script, at: &str| Checkpoint { script: t.clone(), at: at.into(), on: None });
-    e.register_fn("on", |c: &mut Checkpoint, subject: &str| Checkpoint { on: Some(subject.into()), ..c.clone() });
+    e.register_fn("on", |c: &mut Checkpoint, subject: &str| Checkpoint {
+        on: Some(subject.into()),
+        ..c.clone()
+    });
     for (name, want) in [
         ("expect", Want::State),
         ("cause", Want::Cause),
@@ -142,14 +157,17 @@ pub(crate) fn register(e: &mut Rhai) {
         ("culprit", Want::Culprit),
         ("victim", Want::Victim),
     ] {
-        e.register_fn(name, move |c: NativeCallContext, p: &mut Checkpoint, text: &str| -> Fallible<Checkpoint> {
-            let mut r = p.script.0.borrow_mut();
-            room(r.expectations.len())?;
-            let (at, on, place) = (p.at.clone(), p.on.clone(), c.call_position().into());
-            r.expectations.push(Expectation { at, on, what: want, text: text.into(), place });
-            drop(r);
-            Ok(p.clone())
-        });
+        e.register_fn(
+            name,
+            move |c: NativeCallContext, p: &mut Checkpoint, text: &str| -> Fallible<Checkpoint> {
+                let mut r = p.script.0.borrow_mut();
+                room(r.expectations.len())?;
+                let (at, on, place) = (p.at.clone(), p.on.clone(), c.call_position().into());
+                r.expectations.push(Expectation { at, on, what: want, text: text.into(), place });
+                drop(r);
+                Ok(p.clone())
+            },
+        );
     }
 }
 
@@ -173,7 +191,11 @@ impl Script {
         for (k, v) in m {
             match param_value(v) {
                 Some(ParamValue::Number(x)) => numbers.push((k.to_string(), x)),
-                _ => return Err(format!("`{k}`: an event's values are numbers; texts stand in the braces").into()),
+                _ => {
+                    return Err(
+                        format!("`{k}`: an event's values are numbers; texts stand in the braces").into()
+                    );
+                }
             }
         }
         r.events.push(Occurrence { at: at.into(), spec: spec.into(), numbers, place });
@@ -258,9 +280,10 @@ fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan, Vec<(Place
 fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>), String> {
     let (name, labels) = match spec.split_once('{') {
         None => (spec.trim(), ""),
-        Some((n, rest)) => {
-            (n.trim(), rest.trim_end().strip_suffix('}').ok_or_else(|| format!("`{spec}` has no closing brace"))?)
-        }
+        Some((n, rest)) => (
+            n.trim(),
+            rest.trim_end().strip_suffix('}').ok_or_else(|| format!("`{spec}` has no closing brace"))?,
+        ),
     };
     let exact = |name: &str| streams.iter().find(|s| s.name == name).cloned();
     let (stream, field) = match split_field(name).and_then(|(s, f)| Some((exact(s)?, f))) {
@@ -271,8 +294,10 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
         _ => match exact(name) {
             Some(stream) => (stream, None),
             None => {
-                let all: Vec<String> =
-                    streams.iter().flat_map(|s| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name))).collect();
+                let all: Vec<String> = streams
+                    .iter()
+                    .flat_map(|s| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name)))
+                    .collect();
                 let near = whystall_event::text::did_you_mean(name, all.iter().map(String::as_str));
                 let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
                 return Err(format!("no stream has a field `{name}`{near}"));
@@ -406,12 +431,23 @@ pub fn run_tests(rule: &Rc<Rule>, text: &str, sandbox: &Rc<Sandbox>, schema: &Sc
                     Ok(plan) => run(rule, text, sandbox, schema, &plan),
                 },
             };
-            TestOutcome { rule: rule.manifest.id.clone(), test: name.clone(), file: rule.file.clone(), failures }
+            TestOutcome {
+                rule: rule.manifest.id.clone(),
+                test: name.clone(),
+                file: rule.file.clone(),
+                failures,
+            }
         })
         .collect()
 }
 
-fn run(rule: &Rc<Rule>, text: &str, sandbox: &Rc<Sandbox>, schema: &Schema, plan: &Plan) -> Vec<(Place, String)> {
+fn run(
+    rule: &Rc<Rule>,
+    text: &str,
+    sandbox: &Rc<Sandbox>,
+    schema: &Schema,
+    plan: &Plan,
+) -> Vec<(Place, String)> {
     let rule = if plan.params.is_empty() {
         rule.clone()
     } else {
@@ -497,7 +533,11 @@ impl Expectation {
         let now = || match &here[..] {
             [] if fired.iter().any(mine) => "resolved".to_string(),
             [] => "silent".to_string(),
-            list => list.iter().map(|f| format!("{} {:?}", f.subject, f.phase).to_lowercase()).collect::<Vec<_>>().join(", "),
+            list => list
+                .iter()
+                .map(|f| format!("{} {:?}", f.subject, f.phase).to_lowercase())
+                .collect::<Vec<_>>()
+                .join(", "),
         };
         if self.what == Want::State {
             let met = match self.text.as_str() {
@@ -512,7 +552,12 @@ impl Expectation {
         }
         let conclusions: Vec<_> = here.iter().filter_map(|f| f.conclusion.as_ref()).collect();
         if conclusions.is_empty() {
-            return Err(format!("expected {:?} `{}`, but nothing has fired ({})", self.what, self.text, now()));
+            return Err(format!(
+                "expected {:?} `{}`, but nothing has fired ({})",
+                self.what,
+                self.text,
+                now()
+            ));
         }
         let text = self.text.as_str();
         let has = |s: &str| s.contains(text);
@@ -539,7 +584,10 @@ impl Expectation {
             Want::Hint => look(
                 &conclusions,
                 |c| {
-                    c.hints.iter().map(|h| format!("{} {}", h.text, h.command.clone().unwrap_or_default().join(" "))).collect()
+                    c.hints
+                        .iter()
+                        .map(|h| format!("{} {}", h.text, h.command.clone().unwrap_or_default().join(" ")))
+                        .collect()
                 },
                 has,
             ),
@@ -552,8 +600,14 @@ impl Expectation {
 
 fn actor(a: &crate::verdict::Actor) -> String {
     let pid = a.pid.map(|p| p.to_string()).unwrap_or_default();
-    [a.kind.as_str(), &pid, a.comm.as_deref().unwrap_or(""), a.cgroup.as_deref().unwrap_or(""), a.name.as_deref().unwrap_or("")]
-        .join(" ")
+    [
+        a.kind.as_str(),
+        &pid,
+        a.comm.as_deref().unwrap_or(""),
+        a.cgroup.as_deref().unwrap_or(""),
+        a.name.as_deref().unwrap_or(""),
+    ]
+    .join(" ")
 }
 
 fn look(

@@ -74,7 +74,11 @@ pub(crate) fn check(functions: &Functions, manifest: &Manifest, report: &mut Rep
             }
             "verdict" if !matches!(result, Ty::Verdict | Ty::Any) => {
                 c.report
-                    .add(Code::TypeMismatch, def.at, format!("`verdict` returns {}, not a cause", result.name()))
+                    .add(
+                        Code::TypeMismatch,
+                        def.at,
+                        format!("`verdict` returns {}, not a cause", result.name()),
+                    )
                     .help("each path must end in `cause(\"…\", \"high\").says(…)…`");
             }
             _ => {}
@@ -84,7 +88,8 @@ pub(crate) fn check(functions: &Functions, manifest: &Manifest, report: &mut Rep
         c.report.add(Code::NoEnter, Place { line: 1, column: 1 }, "the rule has no function `enter(w, p)`");
     }
     for def in &defs {
-        let known = ["enter", "leave", "verdict"].contains(&def.name.as_str()) || def.name.starts_with("test_");
+        let known =
+            ["enter", "leave", "verdict"].contains(&def.name.as_str()) || def.name.starts_with("test_");
         let key = (def.name.to_string(), def.params.len());
         if !known && !c.called.contains(&key) {
             c.report.add(Code::BadFunction, def.at, format!("nothing calls the function `{}`", def.name));
@@ -224,7 +229,11 @@ impl Checker<'_, '_> {
     fn condition(&mut self, e: &Expr) {
         let t = self.expr(e);
         if !matches!(t, Ty::Bool | Ty::Any | Ty::Item) {
-            self.report.add(Code::TypeMismatch, e.start_position(), format!("a condition cannot be {}", t.name()));
+            self.report.add(
+                Code::TypeMismatch,
+                e.start_position(),
+                format!("a condition cannot be {}", t.name()),
+            );
         }
     }
 
@@ -237,7 +246,9 @@ impl Checker<'_, '_> {
             Expr::StringConstant(..) | Expr::CharConstant(..) => Ty::Text,
             Expr::InterpolatedString(parts, _) => {
                 for p in parts.iter() {
-                    if let t @ (Ty::Window(_) | Ty::Windows | Ty::Params | Ty::Ctx | Ty::Verdict) = self.expr(p) {
+                    if let t @ (Ty::Window(_) | Ty::Windows | Ty::Params | Ty::Ctx | Ty::Verdict) =
+                        self.expr(p)
+                    {
                         self.report
                             .add(Code::TypeMismatch, p.start_position(), format!("{} is no text", t.name()))
                             .help("a window is shown with `.text`");
@@ -287,7 +298,11 @@ impl Checker<'_, '_> {
                 match base {
                     Ty::Windows | Ty::Params => {
                         self.report
-                            .add(Code::UnknownProperty, at, "windows and params are read by name, not by index")
+                            .add(
+                                Code::UnknownProperty,
+                                at,
+                                "windows and params are read by name, not by index",
+                            )
                             .help("write `w.NAME` or `p.NAME`");
                         Ty::Any
                     }
@@ -392,7 +407,10 @@ impl Checker<'_, '_> {
             Prop::Dev | Prop::Sigma => (shape.baseline, "is no baseline"),
             Prop::Now => {
                 let c = decl.calc;
-                (matches!(c, crate::window::Calc::Baseline | crate::window::Calc::Ewma), "is no baseline or ewma")
+                (
+                    matches!(c, crate::window::Calc::Baseline | crate::window::Calc::Ewma),
+                    "is no baseline or ewma",
+                )
             }
             Prop::Value => (name != "mean" || shape.baseline, "is no baseline"),
         };
@@ -498,7 +516,11 @@ impl Checker<'_, '_> {
                     _ => matches!(t, Ty::Num | Ty::Int | Ty::Any | Ty::Item),
                 };
                 if !fits {
-                    self.report.add(Code::TypeMismatch, at, format!("`{name}` cannot be applied to {}", t.name()));
+                    self.report.add(
+                        Code::TypeMismatch,
+                        at,
+                        format!("`{name}` cannot be applied to {}", t.name()),
+                    );
                 }
                 return if name == "!" { Ty::Bool } else { t };
             }
@@ -518,7 +540,9 @@ impl Checker<'_, '_> {
             || num(a) && num(b)
             || (a, b) == (Ty::Text, Ty::Text)
             || (a, b) == (Ty::Bool, Ty::Bool) && matches!(name, "==" | "!=" | "|" | "&" | "^")
-            || name == "+" && (a == Ty::Text || b == Ty::Text) && !matches!((a, b), (Ty::Window(_), _) | (_, Ty::Window(_)))
+            || name == "+"
+                && (a == Ty::Text || b == Ty::Text)
+                && !matches!((a, b), (Ty::Window(_), _) | (_, Ty::Window(_)))
             || name == "+" && (a, b) == (Ty::Array, Ty::Array)
             || name == "in";
         if !fits {

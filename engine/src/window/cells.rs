@@ -18,12 +18,7 @@ pub(crate) struct CounterCell {
 
 impl Default for CounterCell {
     fn default() -> CounterCell {
-        CounterCell {
-            last: 0,
-            at: NEVER,
-            sum: 0.0,
-            covered: 0.0,
-        }
+        CounterCell { last: 0, at: NEVER, sum: 0.0, covered: 0.0 }
     }
 }
 
@@ -63,11 +58,7 @@ impl CounterCell {
 /// As `x as f64`; the signed conversion is a single instruction and numbers this large do not occur.
 #[inline(always)]
 fn to_f64(x: u64) -> f64 {
-    if x <= i64::MAX as u64 {
-        x as i64 as f64
-    } else {
-        x as f64
-    }
+    if x <= i64::MAX as u64 { x as i64 as f64 } else { x as f64 }
 }
 
 /// The current tick of a sampled gauge, or of occurrences.
@@ -136,11 +127,7 @@ impl ValueCell {
     /// Forgets this tick's values, keeps the newest one.
     #[inline(always)]
     pub(crate) fn close(&mut self) {
-        *self = ValueCell {
-            last: self.last,
-            at: self.at,
-            ..ValueCell::default()
-        };
+        *self = ValueCell { last: self.last, at: self.at, ..ValueCell::default() };
     }
 
     /// Makes the next reading a first one.

@@ -17,10 +17,7 @@ struct Cells<C> {
 
 impl<C: Default + Copy> Cells<C> {
     fn new() -> Cells<C> {
-        Cells {
-            width: 0,
-            cells: Vec::new(),
-        }
+        Cells { width: 0, cells: Vec::new() }
     }
 
     fn grow(&mut self, cap: usize) {
@@ -32,10 +29,7 @@ impl<C: Default + Copy> Cells<C> {
     }
 
     fn column(&mut self, slot: usize, start: usize, n: usize) -> impl ExactSizeIterator<Item = &mut C> {
-        self.cells[start * self.width + slot..]
-            .iter_mut()
-            .step_by(self.width)
-            .take(n)
+        self.cells[start * self.width + slot..].iter_mut().step_by(self.width).take(n)
     }
 
     /// Lays the cells out anew: the new slots in order, each with its old slot if it had one.
@@ -116,11 +110,7 @@ impl Group {
         self.counter_steps.clear();
         self.value_steps.clear();
         self.occurrences = stream.mode == whystall_event::Mode::Occurrences;
-        let field_of = |t: &Track| {
-            stream
-                .field_index(&t.field)
-                .filter(|i| *i < whystall_event::MAX_FIELDS)
-        };
+        let field_of = |t: &Track| stream.field_index(&t.field).filter(|i| *i < whystall_event::MAX_FIELDS);
         for (index, track) in self.tracks.iter_mut().enumerate() {
             let Some(track) = track else { continue };
             let Some(field) = field_of(track) else {
@@ -128,11 +118,7 @@ impl Group {
                 continue;
             };
             let declared = &stream.fields[field];
-            let nature = Nature {
-                kind: declared.kind,
-                unit: declared.unit,
-                mode: stream.mode,
-            };
+            let nature = Nature { kind: declared.kind, unit: declared.unit, mode: stream.mode };
             changed += u64::from(track.bind(nature, tick));
             track.grow(self.cap);
             if !track.fit() {
