@@ -239,21 +239,7 @@ fn reclaim_at_a_limit_is_counted_exactly() {
             return;
         }
         let Some(group) = Group::new("memory") else { return };
-        let v1 = group.dir.join("memory.limit_in_bytes");
-        let limit = if v1.exists() { v1 } else { group.dir.join("memory.max") };
-        std::fs::write(&limit, "16M").unwrap();
-        let failures = || -> u64 {
-            let v1 = std::fs::read_to_string(group.dir.join("memory.failcnt")).ok();
-            let v2 = std::fs::read_to_string(group.dir.join("memory.events")).ok();
-            let max = v2.as_deref().and_then(|t| t.lines().find_map(|l| l.strip_prefix("max ")));
-            v1.as_deref().or(max).and_then(|t| t.trim().parse().ok()).unwrap()
-        };
-        let file = tempfile::NamedTempFile::new_in(".").unwrap();
-        let (before, path) = (failures(), file.path().to_path_buf());
-        // Page cache of a file that is larger than the limit.
-        churn(&group.dir, &path);
-        let failed = failures() - before;
-        assert!(failed > 0);
+        let failed = fail_charges(&group);
         let subject = format!("cgroup:{}", group.path);
         let total = kept.wait_for(&s::reclaim_totals::STREAM, |r| {
             r.subject == subject && r.number("memcg_count") >= failed as f64
@@ -273,6 +259,26 @@ fn reclaim_at_a_limit_is_counted_exactly() {
         let worst = rows.iter().map(|r| r.number("duration")).fold(0.0, f64::max);
         assert!(rows.is_empty() || worst == total.number("memcg_max"), "{worst} of {total:?}");
     });
+}
+
+/// Writes more page cache in the group than its limit allows; how often the kernel says that the limit was hit.
+fn fail_charges(group: &Group) -> u64 {
+    let v1 = group.dir.join("memory.limit_in_bytes");
+    let limit = if v1.exists() { v1 } else { group.dir.join("memory.max") };
+    std::fs::write(&limit, "16M").unwrap();
+    let failures = || -> u64 {
+        let v1 = std::fs::read_to_string(group.dir.join("memory.failcnt")).ok();
+        let v2 = std::fs::read_to_string(group.dir.join("memory.events")).ok();
+        let max = v2.as_deref().and_then(|t| t.lines().find_map(|l| l.strip_prefix("max ")));
+        v1.as_deref().or(max).and_then(|t| t.trim().parse().ok()).unwrap()
+    };
+    let file = tempfile::NamedTempFile::new_in(".").unwrap();
+    let (before, path) = (failures(), file.path().to_path_buf());
+    // Page cache of a file that is larger than the limit.
+    churn(&group.dir, &path);
+    let failed = failures() - before;
+    assert!(failed > 0);
+    failed
 }
 
 /// In a process of its own in the group: writes a file. In large pieces, because with them each charge that fails is
@@ -343,7 +349,18 @@ fn a_long_run_in_the_kernel_is_told_with_its_stack() {
 #[test]
 fn interrupts_off_and_slow_softirqs_are_told() {
     with_probes("", |kept| {
-        match inject::irqoff(100, 1) {
+        let busy = AtomicBool::new(true);
+        let made = thread::scope(|scope| {
+            // An idle CPU has no tick that could be late.
+            scope.spawn(|| {
+                bind_to(1);
+                while busy.load(Ordering::Relaxed) {}
+            });
+            let made = inject::irqoff(100, 1);
+            busy.store(false, Ordering::Relaxed);
+            made
+        });
+        match made {
             Err(e) => println!("skipped: {e}"),
             Ok(made) => {
                 let row = kept.wait_for(&s::irqoff::STREAM, |r| {
@@ -379,5 +396,23 @@ fn a_memory_cgroup_lives_and_is_freed() {
         let freed =
             kept.wait_for(&s::memcg_life::STREAM, |r| r.subject == subject && r.text("what") == "release");
         assert!(freed.number("zombie_age") >= 0.0);
+    });
+}
+
+#[test]
+fn perf_tracepoints_stand_in_for_reclaim() {
+    with_probes("level = \"perf\"", |kept| {
+        if level(kept, "reclaim.memcg") != 1.0 {
+            println!("skipped: no perf tracepoints: {:?}", kept.rows(&s::probes::STREAM).last());
+            return;
+        }
+        assert_eq!(level(kept, "runq"), 0.0);
+        let Some(group) = Group::new("memory") else { return };
+        let failed = fail_charges(&group);
+        let subject = format!("cgroup:{}", group.path);
+        kept.wait_for(&s::reclaim_memcg::STREAM, |r| r.subject == subject && r.text("comm") == "ws-churn");
+        let rows = kept.rows(&s::reclaim_memcg::STREAM).iter().filter(|r| r.subject == subject).count();
+        println!("{failed} reclaims, {rows} rows");
+        assert!(rows as u64 <= failed);
     });
 }
