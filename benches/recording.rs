@@ -17,7 +17,10 @@ struct Cpu(f64);
 
 impl Cpu {
     fn now() -> Cpu {
-        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut t = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // SAFETY: the pointer is to a timespec that lives through the call.
         let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
         assert_eq!(done, 0);
@@ -44,7 +47,10 @@ impl Rng {
 fn subjects() -> Vec<Subject> {
     let mut rng = Rng(7);
     let mut hex = |n: usize| {
-        (0..n.div_ceil(16)).map(|_| format!("{:016x}", rng.next())).collect::<String>()[..n].to_string()
+        (0..n.div_ceil(16))
+            .map(|_| format!("{:016x}", rng.next()))
+            .collect::<String>()[..n]
+            .to_string()
     };
     (0..SUBJECTS)
         .map(|_| {
@@ -92,7 +98,12 @@ fn record(fields: usize, step: Step) -> (Vec<u8>, f64) {
         }
         let begun = Cpu::now();
         writer.batch(&batch).unwrap();
-        writer.tick(&Tick { at: at(tick), ..Tick::default() }).unwrap();
+        writer
+            .tick(&Tick {
+                at: at(tick),
+                ..Tick::default()
+            })
+            .unwrap();
         spent += begun.elapsed();
     }
     (writer.finish().unwrap().0, spent)
@@ -116,7 +127,10 @@ fn replay(bytes: &[u8]) -> (f64, u64) {
 fn binary(name: &str, fields: usize, step: Step) {
     let samples = (SUBJECTS * fields) as f64 * TICKS as f64;
     let (bytes, write) = record(fields, step);
-    let (read, rows) = (0..5).map(|_| replay(&bytes)).min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
+    let (read, rows) = (0..5)
+        .map(|_| replay(&bytes))
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .unwrap();
     assert_eq!(rows, SUBJECTS as u64 * TICKS);
     println!(
         "{name:<44} {:>6.2} B/sample  write {:>5.1} ns/sample  read {:>5.2} ns/sample ({:.0} M/s)",
@@ -172,10 +186,24 @@ fn json(name: &str, edit: impl Fn(&str) -> String) {
 
 fn main() {
     println!("recording: {SUBJECTS} cgroups, {TICKS} ticks");
-    binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| r.next() % 10_000);
-    binary("1 counter, a tenth busy", 1, |r, i| if i.is_multiple_of(10) { r.next() % 10_000 } else { 0 });
+    binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| {
+        r.next() % 10_000
+    });
+    binary("1 counter, a tenth busy", 1, |r, i| {
+        if i.is_multiple_of(10) {
+            r.next() % 10_000
+        } else {
+            0
+        }
+    });
     binary("1 counter, small steps (0..100)", 1, |r, _| r.next() % 100);
-    binary("10 counters, a tenth busy", 10, |r, i| if i.is_multiple_of(10) { r.next() % 10_000 } else { 0 });
+    binary("10 counters, a tenth busy", 10, |r, i| {
+        if i.is_multiple_of(10) {
+            r.next() % 10_000
+        } else {
+            0
+        }
+    });
     binary("10 counters, all busy (0..100000)", 10, |r, _| r.next() % 100_000);
     println!("JSON lines: 1 field a line, 1000 cgroups");
     json("as written", str::to_string);

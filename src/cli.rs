@@ -5,9 +5,6 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Where the config stands unless `--config` says otherwise.
-pub const DEFAULT_CONFIG: &str = "/etc/whystall/whystall.toml";
-
 /// Says why a Linux host stalled.
 ///
 /// whystall watches the kernel's own figures, judges them with rules, and when the host stalls it says who suffers, who

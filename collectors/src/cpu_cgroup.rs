@@ -57,7 +57,10 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
             let joint = cpuacct == Some(cpu);
             let own = cpuacct.filter(|_| !joint).map(|h| (h, &CPUACCT));
             let pressure = hierarchies.v2().map(|h| (h, &HYBRID));
-            [Some((cpu, if joint { &V1_JOINT } else { &V1 })), own, pressure].into_iter().flatten().collect()
+            [Some((cpu, if joint { &V1_JOINT } else { &V1 })), own, pressure]
+                .into_iter()
+                .flatten()
+                .collect()
         }
         None => match hierarchies.v2() {
             Some(unified) => vec![(unified, &V2)],
@@ -68,7 +71,11 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
         .into_iter()
         .map(|(h, layout)| {
             debug_assert!(layout.v2 == (h.version == Version::V2));
-            Ok(Part { layout, tree: cgroup::open_tree(h, layout.files, max)?, cursor: 0 })
+            Ok(Part {
+                layout,
+                tree: cgroup::open_tree(h, layout.files, max, layout.fds)?,
+                cursor: 0,
+            })
         })
         .collect::<Result<Vec<_>, Unavailable>>()?;
     Ok(Built::Polled(Box::new(CpuCgroup {
@@ -83,6 +90,8 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
 #[derive(Debug)]
 struct Layout {
     v2: bool,
+    /// The share of descriptors, in hundredths.
+    fds: u64,
     files: &'static [FileSpec],
     stat: Option<usize>,
     /// `cpu.max`, or the quota and the period of v1.
@@ -93,7 +102,12 @@ struct Layout {
 
 static V1: Layout = Layout {
     v2: false,
-    files: &[hot(c"cpu.stat"), hot(c"cpu.cfs_quota_us"), hot(c"cpu.cfs_period_us")],
+    fds: 10,
+    files: &[
+        hot(c"cpu.stat"),
+        hot(c"cpu.cfs_quota_us"),
+        hot(c"cpu.cfs_period_us"),
+    ],
     stat: Some(0),
     quota: Some((1, Some(2))),
     usage: None,
@@ -102,7 +116,13 @@ static V1: Layout = Layout {
 
 static V1_JOINT: Layout = Layout {
     v2: false,
-    files: &[hot(c"cpu.stat"), hot(c"cpu.cfs_quota_us"), hot(c"cpu.cfs_period_us"), hot(c"cpuacct.usage")],
+    fds: 20,
+    files: &[
+        hot(c"cpu.stat"),
+        hot(c"cpu.cfs_quota_us"),
+        hot(c"cpu.cfs_period_us"),
+        hot(c"cpuacct.usage"),
+    ],
     stat: Some(0),
     quota: Some((1, Some(2))),
     usage: Some(3),
@@ -111,6 +131,7 @@ static V1_JOINT: Layout = Layout {
 
 static CPUACCT: Layout = Layout {
     v2: false,
+    fds: 10,
     files: &[hot(c"cpuacct.usage")],
     stat: None,
     quota: None,
@@ -120,6 +141,7 @@ static CPUACCT: Layout = Layout {
 
 static V2: Layout = Layout {
     v2: true,
+    fds: 20,
     files: &[hot(c"cpu.stat"), hot(c"cpu.max"), hot(c"cpu.pressure")],
     stat: Some(0),
     quota: Some((1, None)),
@@ -130,6 +152,7 @@ static V2: Layout = Layout {
 /// The v2 tree of a host whose cpu controller is on v1.
 static HYBRID: Layout = Layout {
     v2: true,
+    fds: 2,
     files: &[hot(c"cpu.pressure")],
     stat: None,
     quota: None,
@@ -165,7 +188,9 @@ impl Polled for CpuCgroup {
         let half = cgroup::half_time(pass);
         for part in &mut self.parts {
             part.tree.refresh(&mut || pass.now().boot_ns >= half);
-            batch.gone.extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
+            batch
+                .gone
+                .extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
             part.tree.take_added();
             batch.reserve(part.tree.len());
             let ids = part.tree.ids();
@@ -227,7 +252,7 @@ fn read_one(part: &mut Part, id: u32, passes: u32, buf: &mut Vec<u8>, batch: &mu
     let Some(node) = tree.node(id) else { return };
     let path = node.path.clone();
     let ask_quota =
-        node.data.has_quota || !node.data.read || passes.wrapping_add(id).is_multiple_of(LOOK_FOR_QUOTA);
+        node.data.has_quota || !node.data.read || cgroup::turn(passes, id, LOOK_FOR_QUOTA, tree.len());
     let mut v = Values::default();
     let mut any = false;
     let mut read = |tree: &mut Tree<Seen>, file: Option<usize>, buf: &mut Vec<u8>| {
@@ -303,7 +328,10 @@ mod tests {
     #[test]
     fn fixtures() {
         for name in ["cgroup-v1", "cgroup-v2", "cgroup-hybrid", "cgroup-v2-5.4"] {
-            golden(&pass(&mut *collector(&fixture(name))), &format!("{name}/cpu_cgroup.golden"));
+            golden(
+                &pass(&mut *collector(&fixture(name))),
+                &format!("{name}/cpu_cgroup.golden"),
+            );
         }
     }
 
@@ -316,15 +344,25 @@ mod tests {
             panic!("memcg does not build")
         };
         let memory = pass(&mut *memcg);
-        assert_eq!(value(&cpu, "cpu_cgroup", &format!("cgroup:{path}"), "quota_cpus"), Some(0.2));
-        assert_eq!(value(&memory, "memcg", &format!("cgroup:{path}"), "failcnt"), Some(24_665.0));
+        assert_eq!(
+            value(&cpu, "cpu_cgroup", &format!("cgroup:{path}"), "quota_cpus"),
+            Some(0.2)
+        );
+        assert_eq!(
+            value(&memory, "memcg", &format!("cgroup:{path}"), "failcnt"),
+            Some(24_665.0)
+        );
     }
 
     #[test]
     fn a_quota_throttles_on_the_real_kernel() {
         let Some(group) = Group::new("cpu") else { return };
         let v1 = group.dir.join("cpu.cfs_quota_us").exists();
-        let (file, text) = if v1 { ("cpu.cfs_quota_us", "5000") } else { ("cpu.max", "5000 100000") };
+        let (file, text) = if v1 {
+            ("cpu.cfs_quota_us", "5000")
+        } else {
+            ("cpu.max", "5000 100000")
+        };
         if let Err(e) = fs::write(group.dir.join(file), text) {
             println!("skipped: {file}: {e}");
             return;
@@ -339,7 +377,10 @@ mod tests {
             group.dir.display()
         );
         #[allow(clippy::disallowed_methods)]
-        std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
+        std::process::Command::new("sh")
+            .args(["-c", &script])
+            .status()
+            .unwrap();
         let after = pass(&mut *c);
         let moved = |field| {
             value(&after, "cpu_cgroup", &subject, field).unwrap()

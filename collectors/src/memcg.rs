@@ -5,8 +5,9 @@
 //! on hybrid hosts also the pressure of the same groups in the v2 tree. Sources: cgroup-v2.rst and cgroup-v1/memory.rst.
 //!
 //! The cheap files are read each pass. `memory.stat`, ten times dearer, is read where use or events moved, else every
-//! fifth pass, within a budget of time; a row carries only what was read in its pass. It never writes to a group, and
-//! never reads the files that walk all zombies except one bounded probe of `memory.numa_stat`.
+//! fifth pass (rarer with thousands of cgroups), within a budget of time; a row carries only what was read in its pass. It
+//! never writes to a group. Of the files that old kernels fill by walking all zombies it reads `memory.stat`, timed and
+//! within that budget, and `memory.numa_stat` in one bounded probe.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,7 +68,12 @@ fields! { READ_FIELDS, r:
 }
 
 static STREAMS: &[Stream] = &[
-    Stream::sampled("memcg", "memory of one control group", &[SubjectKind::Cgroup], FIELDS),
+    Stream::sampled(
+        "memcg",
+        "memory of one control group",
+        &[SubjectKind::Cgroup],
+        FIELDS,
+    ),
     Stream::sampled(
         "memcg.read",
         "the cost of reading memory statistics, which zombie cgroups can make slow",
@@ -86,8 +92,9 @@ pub static COLLECTOR: Collector = Collector {
     build,
 };
 
-/// Every n-th pass reads memory.stat of a cgroup in which nothing moved, and an unlimited limit.
+/// Every n-th pass reads memory.stat and memory.oom_control of a cgroup in which nothing moved, and an unlimited limit.
 const IDLE_STAT: u32 = 5;
+const IDLE_OOM: u32 = 4;
 const IDLE_LIMIT: u32 = 16;
 
 fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
@@ -98,16 +105,27 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let memory = hierarchies.of("memory")?;
     let mut parts = Vec::new();
     let layout = if memory.version == Version::V1 { &V1 } else { &V2 };
-    parts.push(Part { layout, tree: cgroup::open_tree(memory, layout.files, max_cgroups)?, cursor: 0 });
+    parts.push(Part {
+        layout,
+        tree: cgroup::open_tree(memory, layout.files, max_cgroups, 30)?,
+        cursor: 0,
+    });
     if let (Version::V1, Some(unified)) = (memory.version, hierarchies.v2()) {
-        let tree = cgroup::open_tree(unified, HYBRID.files, max_cgroups)?;
-        parts.push(Part { layout: &HYBRID, tree, cursor: 0 });
+        let tree = cgroup::open_tree(unified, HYBRID.files, max_cgroups, 2)?;
+        parts.push(Part {
+            layout: &HYBRID,
+            tree,
+            cursor: 0,
+        });
     }
     Ok(Built::Polled(Box::new(Memcg {
         parts,
         streams: [Arc::new(STREAMS[0].clone()), Arc::new(STREAMS[1].clone())],
         stat_budget: Duration::from_millis(stat_budget),
-        numa: NumaProbe { every: numa_every, wait_until_ns: 0 },
+        numa: NumaProbe {
+            every: numa_every,
+            wait_until_ns: 0,
+        },
         buf: Vec::new(),
         values: Vec::new(),
         passes: 0,
@@ -245,7 +263,9 @@ impl Polled for Memcg {
         let mut parts = std::mem::take(&mut self.parts);
         for part in &mut parts {
             part.tree.refresh(&mut || pass.now().boot_ns >= half);
-            batch.gone.extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
+            batch
+                .gone
+                .extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
             part.tree.take_added();
             batch.reserve(part.tree.len());
             self.read_part(part, pass, &mut batch, &mut spent);
@@ -256,18 +276,22 @@ impl Polled for Memcg {
         let mut read = pass.batch(&self.streams[1]);
         {
             let mut row = read.row(Subject::Host);
-            row.gauge(r::CGROUPS, cgroups as f64).gauge(r::LEFT_OUT, left_out as f64);
-            row.gauge(r::READ, batch.len() as f64).gauge(r::STAT_READS, f64::from(spent.reads));
+            row.gauge(r::CGROUPS, cgroups as f64)
+                .gauge(r::LEFT_OUT, left_out as f64);
+            row.gauge(r::READ, batch.len() as f64)
+                .gauge(r::STAT_READS, f64::from(spent.reads));
             if let Some(slowest) = spent.slowest {
                 row.gauge(r::STAT_READ_LAST, spent.last.as_nanos() as f64);
                 row.gauge(r::STAT_READ_MAX, spent.max.as_nanos() as f64);
                 row.gauge(r::STAT_READ_SUM, spent.sum.as_nanos() as f64);
                 row.text(r::SLOWEST, slowest);
             }
-            if let Some((took, path)) =
-                parts.first_mut().and_then(|p| self.numa.probe(p, pass.at.boot_ns, &mut self.buf))
+            if let Some((took, path)) = parts
+                .first_mut()
+                .and_then(|p| self.numa.probe(p, pass.at.boot_ns, &mut self.buf))
             {
-                row.gauge(r::NUMA_STAT_READ, took.as_nanos() as f64).text(r::NUMA_CGROUP, path);
+                row.gauge(r::NUMA_STAT_READ, took.as_nanos() as f64)
+                    .text(r::NUMA_CGROUP, path);
             }
         }
         self.parts = parts;
@@ -306,10 +330,16 @@ impl Memcg {
         };
         let path = node.path.clone();
         let (limited, has_high, first) = (node.data.limited, node.data.high, !node.data.read);
-        let turn = self.passes.wrapping_add(id);
+        let (passes, cgroups) = (self.passes, tree.len());
+        let turn = |every| cgroup::turn(passes, id, every, cgroups);
         let (buf, values) = (&mut self.buf, &mut self.values);
         values.clear();
-        let mut seen = Seen { limited, high: has_high, read: true, ..Seen::default() };
+        let mut seen = Seen {
+            limited,
+            high: has_high,
+            read: true,
+            ..Seen::default()
+        };
         let read = |tree: &mut Tree<Seen>, file: Option<usize>, buf: &mut Vec<u8>| {
             file.map_or(Reading::Absent, |file| tree.read(id, file, buf))
         };
@@ -327,13 +357,18 @@ impl Memcg {
             seen.hits = n;
             values.extend([(f::FAILCNT, n), (f::EVENTS_MAX, n)]);
         }
-        if read(tree, layout.oom_control, buf) == Reading::Data {
+        // The host's own OOM killer also counts here, without a hit of the limit: hence the turn.
+        let hit_before = tree.node(id).is_some_and(|n| n.data.hits != seen.hits);
+        if (first || hit_before || turn(IDLE_OOM)) && read(tree, layout.oom_control, buf) == Reading::Data {
             values.extend(parse::value_of(buf, b"oom_kill").map(|n| (f::EVENTS_OOM_KILL, n)));
         }
         if read(tree, layout.events, buf) == Reading::Data {
             stat::events(buf, values);
-            seen.hits =
-                values.iter().filter(|v| v.0 == f::EVENTS_MAX || v.0 == f::EVENTS_HIGH).map(|v| v.1).sum();
+            seen.hits = values
+                .iter()
+                .filter(|v| v.0 == f::EVENTS_MAX || v.0 == f::EVENTS_HIGH)
+                .map(|v| v.1)
+                .sum();
         }
         if read(tree, layout.pressure, buf) == Reading::Data {
             let pressure = parse::pressure(buf);
@@ -343,10 +378,11 @@ impl Memcg {
         if read(tree, layout.populated, buf) == Reading::Data {
             values.extend(parse::value_of(buf, b"populated").map(|n| (f::POPULATED, n)));
         }
-        let limit_due = first || turn.is_multiple_of(IDLE_LIMIT);
-        for (file, field, known) in
-            [(layout.limit, f::LIMIT, &mut seen.limited), (layout.high, f::HIGH, &mut seen.high)]
-        {
+        let limit_due = first || turn(IDLE_LIMIT);
+        for (file, field, known) in [
+            (layout.limit, f::LIMIT, &mut seen.limited),
+            (layout.high, f::HIGH, &mut seen.high),
+        ] {
             if (*known || limit_due) && read(tree, file, buf) == Reading::Data {
                 let limit = parse::memory_limit(buf);
                 *known = matches!(limit, Some(Limit::Bytes(_)));
@@ -361,7 +397,7 @@ impl Memcg {
         let hit = !first && seen.hits != before.hits;
         let moved = first || before.owed || hit || seen.usage != before.usage;
         let mut outcome = Stat::Done;
-        if layout.stat.is_some() && (moved || turn.is_multiple_of(IDLE_STAT)) {
+        if layout.stat.is_some() && (moved || turn(IDLE_STAT)) {
             // A cgroup that just met its limit is worth going over the budget for.
             if hit || spent.sum < self.stat_budget {
                 let begun = Instant::now();
@@ -382,7 +418,9 @@ impl Memcg {
         }
         if !values.is_empty() {
             let mut row = batch.row(Subject::Cgroup(path));
-            values.iter().for_each(|(field, value)| put(&mut row, FIELDS, *field, *value));
+            values
+                .iter()
+                .for_each(|(field, value)| put(&mut row, FIELDS, *field, *value));
         }
         outcome
     }
@@ -418,13 +456,17 @@ struct NumaProbe {
 
 impl NumaProbe {
     fn probe(&mut self, part: &mut Part, now_ns: u64, buf: &mut Vec<u8>) -> Option<(Duration, Arc<str>)> {
-        let file = part.layout.numa_stat.filter(|_| self.every > 0 && now_ns >= self.wait_until_ns)?;
+        let file = part
+            .layout
+            .numa_stat
+            .filter(|_| self.every > 0 && now_ns >= self.wait_until_ns)?;
         let begun = Instant::now();
         let read = part.tree.read(0, file, buf);
         let took = begun.elapsed();
         // At most a five-thousandth of the time goes into probing.
-        let rest =
-            (took.as_nanos() as u64).saturating_mul(5000).max(self.every.saturating_mul(1_000_000_000));
+        let rest = (took.as_nanos() as u64)
+            .saturating_mul(5000)
+            .max(self.every.saturating_mul(1_000_000_000));
         self.wait_until_ns = now_ns.saturating_add(rest);
         let path = part.tree.node(0)?.path.clone();
         (read == Reading::Data).then_some((took, path))

@@ -189,6 +189,19 @@ impl SubjectTable {
         meta.gone_at == HERE
     }
 
+    /// As [`SubjectTable::touch`], and false too if `row` was given to another subject than that of `generation`.
+    #[inline(always)]
+    pub(crate) fn touch_same(&mut self, row: u32, generation: u32, at: u64) -> bool {
+        let Some(meta) = self.meta.get_mut(row as usize) else {
+            return false;
+        };
+        if meta.generation != generation || meta.gone_at != HERE {
+            return false;
+        }
+        meta.last_seen = meta.last_seen.max(at);
+        true
+    }
+
     /// Marks `subject` gone at `at` and returns its row. The host is never gone.
     pub(crate) fn mark_gone(&mut self, subject: &Subject, at: u64) -> Option<u32> {
         let row = self.row(subject)?;

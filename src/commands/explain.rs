@@ -20,15 +20,10 @@ pub(super) fn explain(args: &Explain) -> Result {
         print(&about_code(c, style))?;
         return Ok(Outcome::Fine);
     }
-    let settings = context::settings(None)?;
-    let (_, schema) = context::host(&settings)?;
-    let files = context::rule_files(&settings, &[], true)?;
-    let set = RuleSet::load(
-        files,
-        &Sandbox::new(),
-        &schema,
-        Choice { settings: &settings.rules, only_served: false },
-    );
+    let config = context::config(None)?;
+    let (_, schema) = context::host(&config)?;
+    let files = context::rule_files(&config, &[], true)?;
+    let set = RuleSet::load(files, &Sandbox::new(), &schema, Choice { config: &config, only_served: false });
     let rules: Vec<&Rc<Rule>> = set.running.iter().map(|l| &l.rule).collect();
     if let Some(rule) = rules.iter().find(|r| r.manifest.id == what) {
         print(&page(rule, None, style))?;
@@ -65,12 +60,7 @@ fn about_code(c: Code, style: Style) -> String {
         Level::Warning => "warning: the rule is loaded",
         Level::Note => "note",
     };
-    format!(
-        "{} {}\n\n{}\n\n{level}\n",
-        style.bold(c.name()),
-        style.bold(c.title()),
-        wrap(c.page(), 80).join("\n")
-    )
+    format!("{} {}\n\n{}\n\n{level}\n", style.bold(c.name()), style.bold(c.title()), wrap(c.page(), 80).join("\n"))
 }
 
 fn about_cause(cause: &str, rules: &[&&Rc<Rule>], style: Style) -> String {

@@ -3,17 +3,23 @@
 
 mod check;
 mod context;
+mod doctor;
 mod explain;
+mod fields;
+mod record;
+mod replay;
 mod rules;
+mod run;
 mod test;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use whystall_event::text::escape;
 
 use crate::cli::{Cli, Command};
+use crate::config::ConfigError;
+pub(crate) use crate::daemon::output::log as say;
 
 /// What a command came to, if it could do its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +41,8 @@ impl Outcome {
 pub(crate) enum Error {
     /// The command line or the config is wrong: status 2.
     Usage(anyhow::Error),
+    /// The config is wrong, shown with its lines: status 2.
+    Config(ConfigError),
     /// Anything else: status 1.
     Failed(anyhow::Error),
 }
@@ -64,10 +72,15 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = match &cli.command {
+        Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(args),
         Command::Test(args) => test::test(args),
         Command::Rules(args) => rules::rules(args),
         Command::Explain(args) => explain::explain(args),
+        Command::Record(args) => record::record(args),
+        Command::Replay(args) => replay::replay(args),
+        Command::Fields(args) => fields::fields(args),
+        Command::Doctor(args) => doctor::doctor(args),
     };
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
@@ -75,6 +88,12 @@ pub fn main() -> ExitCode {
         Err(Error::Failed(e)) if is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(Error::Failed(e)) => complain(&e, 1),
         Err(Error::Usage(e)) => complain(&e, 2),
+        Err(Error::Config(e)) => {
+            let n = e.problems.len();
+            // It is escaped, and has several lines.
+            let _ = writeln!(io::stderr(), "{e}");
+            complain(&anyhow::anyhow!("{n} problem{} in the config", if n == 1 { "" } else { "s" }), 2)
+        }
     }
 }
 
@@ -87,12 +106,6 @@ fn complain(e: &anyhow::Error, status: u8) -> ExitCode {
 fn is_closed_pipe(e: &anyhow::Error) -> bool {
     let io = e.chain().filter_map(|c| c.downcast_ref::<io::Error>());
     io.into_iter().any(|e| e.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// A line on standard error, escaped.
-pub(crate) fn say(line: &str) {
-    // There is nowhere left to report a standard error that cannot be written to.
-    let _ = writeln!(io::stderr(), "whystall: {}", escape(line));
 }
 
 /// Whether to use colours on standard output: a terminal that knows them, and nobody said no (no-color.org).

@@ -1,16 +1,16 @@
 //! The rules of a run: files compiled, a user's file in place of the built-in one with its id, the config's settings
 //! applied, and those left out that this host cannot serve. Each of these is told.
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use whystall_engine::Schema;
 use whystall_engine::script::{
-    Code, Compiled, Diagnostic, Level, Overrides, Place, Rule, Sandbox, code, compile,
+    Code, Compiled, Diagnostic, Level, Overrides, ParamValue, Place, Rule, Sandbox, Severity, code, compile,
 };
+use whystall_event::text::did_you_mean;
 
-use super::rule_files::RuleFile;
-use super::settings::RuleSettings;
+use super::rule_files::{Layer, RuleFile};
+use crate::config::{self, Config, Param, Problem, RuleConfig};
 
 /// A rule with the file it came from.
 #[derive(Debug, Clone)]
@@ -40,7 +40,9 @@ pub struct RuleSet {
     /// Everything that was found in the files, in their order.
     pub diagnostics: Vec<Diagnostic>,
     /// Settings that do not fit their rule; the config is broken.
-    pub bad_settings: Vec<Diagnostic>,
+    pub bad_settings: Vec<Problem>,
+    /// Settings of rules that are not loaded; a file of rules may have gone.
+    pub strangers: Vec<Problem>,
     /// Other things operators should know, such as replaced rules.
     pub notes: Vec<String>,
 }
@@ -48,8 +50,8 @@ pub struct RuleSet {
 /// How rules are chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice<'a> {
-    /// The config's settings by id.
-    pub settings: &'a BTreeMap<String, RuleSettings>,
+    /// The config with the rules' settings.
+    pub config: &'a Config,
     /// Leave out rules whose `needs` this schema lacks.
     pub only_served: bool,
 }
@@ -65,26 +67,30 @@ impl RuleSet {
         let mut set = RuleSet::default();
         let mut chosen: Vec<Loaded> = Vec::new();
         for file in files {
-            let Compiled { rule, diagnostics } =
-                compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
+            let Compiled { rule, diagnostics } = compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
             let loaded = Loaded { rule, file };
             match chosen.iter_mut().find(|l| l.rule.manifest.id == id) {
                 None => chosen.push(loaded),
-                Some(other) if other.file.builtin && !loaded.file.builtin => {
-                    set.notes.push(format!("{} replaces the built-in rule `{id}`", loaded.file.file));
+                Some(other) if other.file.layer < loaded.file.layer => {
+                    let what = if other.file.layer == Layer::Builtin { "the built-in" } else { other.file.file.as_str() };
+                    set.notes.push(format!("{} replaces {what} rule `{id}`", loaded.file.file));
                     *other = loaded;
                 }
                 Some(other) => set.diagnostics.push(duplicate(&loaded.file.file, &id, &other.file.file)),
             }
         }
-        for id in choice.settings.keys().filter(|id| !chosen.iter().any(|l| l.rule.manifest.id == **id)) {
-            let near =
-                whystall_event::text::did_you_mean(id, chosen.iter().map(|l| l.rule.manifest.id.as_str()));
-            let near = near.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-            set.notes.push(format!("the config has settings of a rule `{id}` that is not loaded{near}"));
+        for (id, given) in &choice.config.rules {
+            if !chosen.iter().any(|l| l.rule.manifest.id == *id) {
+                let what = format!("no rule `{id}` is loaded, so its settings do nothing");
+                let mut problem = choice.config.source().problem(given.span.clone(), what);
+                if let Some(near) = did_you_mean(id, chosen.iter().map(|l| l.rule.manifest.id.as_str())) {
+                    problem = problem.help(format!("did you mean `{near}`?"));
+                }
+                set.strangers.push(problem);
+            }
         }
         for loaded in chosen {
             set.choose(loaded, sandbox, schema, choice);
@@ -94,18 +100,22 @@ impl RuleSet {
 
     fn choose(&mut self, mut loaded: Loaded, sandbox: &Sandbox, schema: &Schema, choice: Choice<'_>) {
         let id = loaded.rule.manifest.id.clone();
-        if let Some(s) = choice.settings.get(&id) {
-            if s.enabled == Some(false) {
+        if let Some(given) = choice.config.rules.get(&id) {
+            if given.enabled == Some(false) {
                 self.idle.push(Idle { id, why: "it is switched off in the config".into() });
                 return;
             }
-            if s.overrides != Overrides::default() {
-                let c = compile(sandbox, schema, &loaded.file.file, &loaded.file.text, &s.overrides);
-                match c.rule {
+            let before = self.bad_settings.len();
+            let overrides = self.overrides(&loaded.rule, given, choice.config);
+            if self.bad_settings.len() > before {
+                return;
+            }
+            if overrides != Overrides::default() {
+                match compile(sandbox, schema, &loaded.file.file, &loaded.file.text, &overrides).rule {
                     Some(rule) => loaded.rule = rule,
                     None => {
-                        self.bad_settings
-                            .extend(c.diagnostics.into_iter().filter(|d| d.level == Level::Error));
+                        let what = format!("the rule `{id}` does not load with these settings");
+                        self.bad_settings.push(choice.config.source().problem(given.span.clone(), what));
                         return;
                     }
                 }
@@ -115,6 +125,39 @@ impl RuleSet {
             Some(why) if choice.only_served => self.idle.push(Idle { id, why }),
             _ => self.running.push(loaded),
         }
+    }
+
+    /// The config's settings as the engine takes them, checked against what the rule declares.
+    fn overrides(&mut self, rule: &Rule, given: &RuleConfig, config: &Config) -> Overrides {
+        let mut params = Vec::new();
+        for (name, (value, span)) in &given.params {
+            let value = match value {
+                Param::Number(x) => ParamValue::Number(*x),
+                Param::Bool(b) => ParamValue::Bool(*b),
+                Param::Text(s) => ParamValue::Text(s.clone()),
+            };
+            let problem = |what: String| config.source().problem(span.clone(), what);
+            let known = &rule.manifest.params;
+            match known.iter().find(|p| p.name == *name) {
+                None => {
+                    let mut p = problem(format!("the rule `{}` has no param `{name}`", rule.manifest.id));
+                    if let Some(near) = did_you_mean(name, known.iter().map(|p| p.name.as_str())) {
+                        p = p.help(format!("did you mean `{near}`?"));
+                    }
+                    self.bad_settings.push(p);
+                }
+                Some(p) => match p.check(&value) {
+                    Ok(()) => params.push((name.clone(), value)),
+                    Err(why) => self.bad_settings.push(problem(format!("`{name}`: {why}"))),
+                },
+            }
+        }
+        let severity = given.severity.map(|s| match s {
+            config::Severity::Info => Severity::Info,
+            config::Severity::Warning => Severity::Warning,
+            config::Severity::Critical => Severity::Critical,
+        });
+        Overrides { params, severity }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The collectors of this host, built from their settings: jobs for the runner, and the schema that rules are checked
+//! The collectors of this host, built from the config's tables: jobs for the runner, and the schema that rules are checked
 //! against. Starts nothing.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use whystall_collectors::{Built, Collector, Roots, Unavailable, exec, health};
 use whystall_engine::{Schema, Source};
 use whystall_event::Stream;
 
-use super::settings::{CollectorSettings, Settings};
+use crate::config::{CollectorConfig, Config, ConfigError};
 
 /// The name of the source of streams about whystall itself.
 const SELF: &str = "self";
@@ -70,31 +70,32 @@ fn shared(streams: &[Stream]) -> Vec<Arc<Stream>> {
     streams.iter().cloned().map(Arc::new).collect()
 }
 
-/// Builds every collector that the settings do not switch off.
+/// Builds every collector that the config does not switch off.
 ///
 /// # Errors
-/// If a collector's settings are wrong; what this host lacks is no error.
-pub fn build_all(settings: &Settings, roots: &Roots) -> Result<Vec<Entry>, String> {
-    let none = CollectorSettings::default();
+/// If collectors' settings are wrong: all of them. What this host lacks is no error.
+pub fn build_all(config: &Config, roots: &Roots) -> Result<Vec<Entry>, ConfigError> {
+    let none = CollectorConfig::default();
     let listed = whystall_collectors::ALL.iter().map(|c| {
-        let given = settings.collectors.get(c.name).unwrap_or(&none);
+        let given = config.collectors.get(c.name).unwrap_or(&none);
         (c.name.to_string(), c.help, given, Origin::Listed(c), c.interval)
     });
-    let programs = settings
-        .exec
-        .iter()
-        .map(|(name, given)| (name.clone(), "a program of the config", given, Origin::Exec, None));
-    let mut entries = Vec::new();
+    let programs =
+        config.exec.iter().map(|(name, given)| (name.clone(), "a program of the config", given, Origin::Exec, None));
+    let (mut entries, mut problems) = (Vec::new(), Vec::new());
     for (name, help, given, origin, own) in listed.chain(programs) {
         let off = given.enabled == Some(false);
         let built = if off {
             Err(Unavailable::because("it is switched off in the config"))
         } else {
-            build(origin, &name, &given.own, roots)
+            build(origin, &name, &given.settings, roots)
         };
         let (streams, built) = match built {
             Ok((streams, built)) => (streams, Ok(built)),
-            Err(e) if e.bad_settings => return Err(format!("{}: {e}", place(origin, &name))),
+            Err(e) if e.bad_settings => {
+                problems.push(config.source().problem(given.span.clone(), e.to_string()));
+                continue;
+            }
             Err(e) => (declared(origin), Err(e)),
         };
         entries.push(Entry {
@@ -102,22 +103,19 @@ pub fn build_all(settings: &Settings, roots: &Roots) -> Result<Vec<Entry>, Strin
             help,
             wanted: given.enabled == Some(true) || matches!(origin, Origin::Exec) && !off,
             off,
-            interval: given.interval.or(own).unwrap_or(settings.interval),
+            interval: given.interval_ns.map(Duration::from_nanos).or(own).unwrap_or(tick(config)),
             streams,
             built,
             origin,
-            settings: given.own.clone(),
+            settings: given.settings.clone(),
         });
     }
-    Ok(entries)
+    if problems.is_empty() { Ok(entries) } else { Err(ConfigError { problems, source: config.source().clone() }) }
 }
 
-/// The config's table about a collector.
-fn place(origin: Origin, name: &str) -> String {
-    match origin {
-        Origin::Listed(_) => format!("[collectors.{name}]"),
-        Origin::Exec => format!("[collectors.exec.{name}]"),
-    }
+/// The config's time between ticks.
+pub fn tick(config: &Config) -> Duration {
+    Duration::from_nanos(config.interval_ns)
 }
 
 fn declared(origin: Origin) -> Vec<Arc<Stream>> {

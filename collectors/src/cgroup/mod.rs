@@ -5,6 +5,8 @@
 //! Nothing here writes to a control group, and nothing keeps a removed one alive: an open file or directory of cgroupfs
 //! holds no reference to the group's memory controller.
 
+#[cfg(test)]
+mod costs;
 pub(crate) mod files;
 pub(crate) mod mounts;
 pub(crate) mod parse;
@@ -45,18 +47,25 @@ pub(crate) fn half_time(pass: &Pass) -> u64 {
     pass.at.boot_ns + pass.deadline_ns.saturating_sub(pass.at.boot_ns) / 2
 }
 
-/// The descriptors that one collector may keep: a quarter of the process's limit, as several collectors share it.
-pub(crate) fn fd_share() -> usize {
-    usize::try_from(files::raise_nofile() / 4).unwrap_or(usize::MAX).min(65_536)
+/// The descriptors that a part may keep, in hundredths of the process's limit. All parts together stay under 75, so that
+/// the rest of the process never runs out: memcg 30 and 2, cpu_cgroup 10, 10 and 2, zombie_memcg 6, schedstat 14.
+pub(crate) fn fd_share(percent: u64) -> usize {
+    usize::try_from(files::raise_nofile().saturating_mul(percent) / 100)
+        .unwrap_or(usize::MAX)
+        .min(200_000)
 }
 
-/// A tree, with the error naming its root.
+/// A tree that may keep `percent` of the process's descriptors, with the error naming its root.
 pub(crate) fn open_tree<T: Default>(
     hierarchy: &mounts::Hierarchy,
     specs: &'static [tree::FileSpec],
     cgroups: usize,
+    percent: u64,
 ) -> Result<tree::Tree<T>, Unavailable> {
-    let limits = tree::Limits { cgroups, fds: fd_share() };
+    let limits = tree::Limits {
+        cgroups,
+        fds: fd_share(percent),
+    };
     tree::Tree::new(hierarchy, specs, limits)
         .map_err(|e| Unavailable::because(CollectError::read(&hierarchy.dir, e).to_string()))
 }
@@ -64,6 +73,13 @@ pub(crate) fn open_tree<T: Default>(
 /// The setting `max_cgroups`: directories followed at most.
 pub(crate) fn max_cgroups(settings: &Settings) -> Result<usize, Unavailable> {
     setting(settings, "max_cgroups", 20_000, 1..=1_000_000).map(|n| n as usize)
+}
+
+/// Whether something that may wait is due for cgroup `id`: every `every`-th pass, more rarely from thousands of cgroups
+/// on, and not for all in the same pass.
+pub(crate) fn turn(passes: u32, id: u32, every: u32, cgroups: usize) -> bool {
+    let every = every.max(u32::try_from(cgroups / 100).unwrap_or(u32::MAX).min(60));
+    passes.wrapping_add(id).is_multiple_of(every)
 }
 
 /// Reads a whole-number setting, or its default, and holds it within a range.
@@ -76,12 +92,16 @@ pub(crate) fn setting(
     let Some(value) = settings.get(key) else {
         return Ok(default);
     };
-    value.as_integer().and_then(|v| u64::try_from(v).ok()).filter(|v| range.contains(v)).ok_or_else(|| {
-        Unavailable::settings(format!(
-            "{key} must be a whole number from {} to {}, not {}",
-            range.start(),
-            range.end(),
-            whystall_event::text::escape(&value.to_string())
-        ))
-    })
+    value
+        .as_integer()
+        .and_then(|v| u64::try_from(v).ok())
+        .filter(|v| range.contains(v))
+        .ok_or_else(|| {
+            Unavailable::settings(format!(
+                "{key} must be a whole number from {} to {}, not {}",
+                range.start(),
+                range.end(),
+                whystall_event::text::escape(&value.to_string())
+            ))
+        })
 }

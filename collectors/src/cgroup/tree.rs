@@ -165,7 +165,11 @@ impl<T: Default> Tree<T> {
             names.push(OsStr::from_bytes(node.name.as_bytes()));
             at = node.parent.and_then(|p| self.node(p));
         }
-        names.iter().rev().filter(|n| !n.is_empty()).fold(self.root.clone(), |path, name| path.join(name))
+        names
+            .iter()
+            .rev()
+            .filter(|n| !n.is_empty())
+            .fold(self.root.clone(), |path, name| path.join(name))
     }
 
     /// Directories that exist but are not followed, because of the limits.
@@ -213,7 +217,7 @@ impl<T: Default> Tree<T> {
         let Some(node) = self.node(id) else { return };
         let nlink = match &node.dir {
             Some(dir) => dir.metadata().map(|m| m.nlink()),
-            None => self.with_dir(id, |_, dir| Ok(File::from(dir.try_clone_to_owned()?).metadata()?.nlink())),
+            None => self.at(id, c"", files::nlink),
         };
         let Some(node) = self.node_mut(id) else { return };
         match nlink {
@@ -238,8 +242,11 @@ impl<T: Default> Tree<T> {
     /// Lists a directory and takes up what changed among its children.
     fn scan(&mut self, id: u32) {
         let Some(node) = self.node(id) else { return };
-        let mut known: Vec<(u64, u32, bool)> =
-            node.children.iter().filter_map(|c| Some((self.node(*c)?.ino, *c, false))).collect();
+        let mut known: Vec<(u64, u32, bool)> = node
+            .children
+            .iter()
+            .filter_map(|c| Some((self.node(*c)?.ino, *c, false)))
+            .collect();
         known.sort_unstable();
         let mut found: Vec<(u64, CString)> = Vec::new();
         let listed = self.with_dir(id, |tree, dir| {
@@ -252,7 +259,10 @@ impl<T: Default> Tree<T> {
                 if !is_dir {
                     return;
                 }
-                let at = known.binary_search_by_key(&entry.ino, |k| k.0).ok().and_then(|i| known.get_mut(i));
+                let at = known
+                    .binary_search_by_key(&entry.ino, |k| k.0)
+                    .ok()
+                    .and_then(|i| known.get_mut(i));
                 match at {
                     Some(k) if tree.node(k.1).is_some_and(|n| n.name.as_c_str() == entry.name) => k.2 = true,
                     _ => found.push((entry.ino, entry.name.to_owned())),
@@ -339,10 +349,19 @@ impl<T: Default> Tree<T> {
             self.len -= 1;
             self.free.push(id);
             let parent = (id == top).then_some(parent);
-            self.gone.push(Gone { id, path: node.path, parent, data: node.data });
+            self.gone.push(Gone {
+                id,
+                path: node.path,
+                parent,
+                data: node.data,
+            });
         }
         if had_overflow {
-            self.nodes.iter_mut().flatten().filter(|n| n.left_out > 0).for_each(|n| n.stale = true);
+            self.nodes
+                .iter_mut()
+                .flatten()
+                .filter(|n| n.left_out > 0)
+                .for_each(|n| n.stale = true);
         }
     }
 
@@ -359,7 +378,7 @@ impl<T: Default> Tree<T> {
             None => self.open(id)?,
         };
         let result = f(self, dir.as_fd());
-        if had || self.kept < self.limits.fds {
+        if had || self.keeps_dir(id) {
             self.kept += usize::from(!had);
             if let Some(node) = self.node_mut(id) {
                 node.dir = Some(dir);
@@ -368,47 +387,52 @@ impl<T: Default> Tree<T> {
         result
     }
 
-    /// Opens a directory through its nearest ancestor that is open.
-    fn open(&mut self, id: u32) -> io::Result<File> {
-        let mut names = Vec::new();
-        let mut at = id;
-        let from = loop {
-            let node = self.node(at).ok_or(io::ErrorKind::NotFound)?;
-            if let Some(dir) = &node.dir {
-                break Some(dir);
-            }
-            match node.parent {
-                Some(_) => names.push(&node.name),
-                None => break None,
-            }
-            at = node.parent.unwrap_or(at);
-        };
+    /// Calls `f` with the nearest ancestor that is open and the path from there to `name` in a directory, or to the
+    /// directory itself if `name` is empty.
+    fn at<R>(
+        &self,
+        id: u32,
+        name: &CStr,
+        f: impl FnOnce(BorrowedFd<'_>, &CStr) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut names = vec![name];
+        let mut node = self.node(id).ok_or(io::ErrorKind::NotFound)?;
         let opened_root;
-        let from = match from {
-            Some(dir) => dir,
-            None => {
-                opened_root = File::open(&self.root)?;
-                &opened_root
+        let from = loop {
+            match (&node.dir, node.parent.and_then(|p| self.node(p))) {
+                (Some(dir), _) => break dir,
+                (None, Some(parent)) => {
+                    names.push(&node.name);
+                    node = parent;
+                }
+                (None, None) => {
+                    opened_root = File::open(&self.root)?;
+                    break &opened_root;
+                }
             }
         };
-        let mut path = Vec::new();
-        for name in names.iter().rev() {
+        let mut path = Vec::with_capacity(64);
+        for name in names.iter().rev().filter(|n| !n.is_empty()) {
             if !path.is_empty() {
                 path.push(b'/');
             }
-            path.extend_from_slice(name.as_bytes());
+            path.extend_from_slice(name.to_bytes());
         }
         if path.is_empty() {
-            return from.try_clone();
+            path.push(b'.');
         }
-        let path = CString::new(path)?;
-        match files::open_dir(from.as_fd(), &path) {
-            Err(e) if out_of_descriptors(&e) => {}
-            other => return other,
+        f(from.as_fd(), &CString::new(path)?)
+    }
+
+    /// Opens a directory.
+    fn open(&mut self, id: u32) -> io::Result<File> {
+        match self.at(id, c"", files::open_dir) {
+            Err(e) if out_of_descriptors(&e) => {
+                self.close_files();
+                self.at(id, c"", files::open_dir)
+            }
+            other => other,
         }
-        let from = from.try_clone()?;
-        self.close_files();
-        files::open_dir(from.as_fd(), &path)
     }
 
     /// Gives back all kept files when the process is out of descriptors, and keeps half as many from now on.
@@ -442,17 +466,21 @@ impl<T: Default> Tree<T> {
             }
             _ => {}
         }
-        let opened = self.with_dir(id, |tree, dir| match files::open_file(dir, spec.name) {
+        if self.keeps_dir(id) {
+            // Opens the directory and keeps it, for this file and the next.
+            _ = self.with_dir(id, |_, _| Ok(()));
+        }
+        let opened = match self.at(id, spec.name, files::open_file) {
             Err(e) if out_of_descriptors(&e) => {
-                tree.close_files();
-                files::open_file(dir, spec.name)
+                self.close_files();
+                self.at(id, spec.name, files::open_file)
             }
             other => other,
-        });
+        };
         let file_read = match opened {
             Ok(open) => {
                 let read = files::read_whole(&open, buf);
-                if spec.keep && read.is_ok() && self.kept < self.limits.fds {
+                if spec.keep && read.is_ok() && self.may_keep(id) {
                     self.kept += 1;
                     self.keep(id, file, Kept::Open(open));
                 }
@@ -467,6 +495,26 @@ impl<T: Default> Tree<T> {
         judged
     }
 
+    /// The descriptors that each directory may have. Where they do not suffice for all files, those that a collector
+    /// reads first stay open in every directory, rather than all files of some.
+    fn allowance(&self) -> usize {
+        self.limits.fds / self.len.max(1)
+    }
+
+    fn may_keep(&self, id: u32) -> bool {
+        let open = self.node(id).map_or(0, |n| {
+            n.files.iter().filter(|f| matches!(f, Kept::Open(_))).count()
+        });
+        self.kept < self.limits.fds && open < self.allowance().max(1)
+    }
+
+    /// An open file saves more than an open directory, except of one with children, which are reached through it.
+    fn keeps_dir(&self, id: u32) -> bool {
+        let parent = self.node(id).is_some_and(|n| !n.children.is_empty());
+        self.kept < self.limits.fds
+            && (parent || self.allowance() > self.specs.iter().filter(|s| s.keep).count())
+    }
+
     fn keep(&mut self, id: u32, file: usize, kept: Kept) {
         if let Some(slot) = self.node_mut(id).and_then(|n| n.files.get_mut(file)) {
             *slot = kept;
@@ -478,7 +526,10 @@ impl<T: Default> Tree<T> {
         if read.is_ok() {
             return Reading::Data;
         }
-        if self.with_dir(id, |_, dir| Ok(files::exists(dir, c"cgroup.procs"))).unwrap_or(false) {
+        if self
+            .at(id, c"cgroup.procs", |dir, name| Ok(files::exists(dir, name)))
+            .unwrap_or(false)
+        {
             return Reading::Absent;
         }
         self.suspect(id);

@@ -11,6 +11,9 @@ use whystall_event::SEC;
 const SETTLE_NS: u64 = 3 * SEC;
 /// Removals this old no longer explain a growth: the settling time, two slow passes and some.
 const MEMORY_NS: u64 = 10 * SEC;
+/// What a removal counts under a parent below which nothing is pinned: most such children were freed, but a zombie may
+/// also be held by kernel memory alone.
+const WITHOUT_PINS: f64 = 0.02;
 
 /// The account of one host.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(crate) struct Ledger {
     removals: VecDeque<(u64, u32, u64)>,
     /// Zombies by the parent they were removed from.
     suspected: HashMap<u32, f64>,
+    /// Audited parents, and whether something is pinned below them.
+    pins: HashMap<u32, bool>,
 }
 
 impl Ledger {
@@ -35,13 +40,17 @@ impl Ledger {
 
     /// A parent vanished; what it made now counts for the one above it.
     pub(crate) fn moved_up(&mut self, parent: u32, above: Option<u32>) {
+        self.pins.remove(&parent);
         let amount = self.suspected.remove(&parent);
         if let (Some(above), Some(amount)) = (above, amount) {
             *self.suspected.entry(above).or_default() += amount;
         }
         match above {
             Some(above) => {
-                self.removals.iter_mut().filter(|r| r.1 == parent).for_each(|r| r.1 = above);
+                self.removals
+                    .iter_mut()
+                    .filter(|r| r.1 == parent)
+                    .for_each(|r| r.1 = above);
             }
             None => self.removals.retain(|r| r.1 != parent),
         }
@@ -51,12 +60,23 @@ impl Ledger {
     /// have been watched.
     pub(crate) fn counted(&mut self, now_ns: u64, dying: u64) -> Option<u64> {
         self.readings.push_back((now_ns, dying));
-        let covered = self.readings.front().is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS);
+        let covered = self
+            .readings
+            .front()
+            .is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS);
         // The oldest reading kept is the last one at or before the window's beginning.
-        while self.readings.get(1).is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS) {
+        while self
+            .readings
+            .get(1)
+            .is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS)
+        {
             self.readings.pop_front();
         }
-        while self.removals.front().is_some_and(|r| now_ns.saturating_sub(r.0) > MEMORY_NS) {
+        while self
+            .removals
+            .front()
+            .is_some_and(|r| now_ns.saturating_sub(r.0) > MEMORY_NS)
+        {
             self.removals.pop_front();
         }
         if !covered {
@@ -77,12 +97,42 @@ impl Ledger {
     }
 
     fn share(&mut self, grown: u64) {
-        let all: u64 = self.removals.iter().map(|r| r.2).sum();
-        // No more zombies than removals: the rest came from where nobody looked.
-        let ratio = grown.min(all) as f64 / all.max(1) as f64;
-        for (_, parent, count) in &self.removals {
-            *self.suspected.entry(*parent).or_default() += *count as f64 * ratio;
+        let weight = |parent: &u32| {
+            if self.pins.get(parent) == Some(&false) {
+                WITHOUT_PINS
+            } else {
+                1.0
+            }
+        };
+        let all: f64 = self
+            .removals
+            .iter()
+            .map(|(_, parent, count)| *count as f64 * weight(parent))
+            .sum();
+        if all <= 0.0 {
+            return;
         }
+        for (_, parent, count) in &self.removals {
+            // No more zombies than removals: the rest came from where nobody looked.
+            let part = (*count as f64 * weight(parent) * grown as f64 / all).min(*count as f64);
+            *self.suspected.entry(*parent).or_default() += part;
+        }
+    }
+
+    /// Whether memory is known to be pinned below `parent`.
+    pub(crate) fn audited(&mut self, parent: u32, pins: bool) {
+        self.pins.insert(parent, pins);
+    }
+
+    /// The parents that removed most children lately, at most `most` of them.
+    pub(crate) fn removers(&self, most: usize) -> Vec<u32> {
+        let mut by_parent: HashMap<u32, u64> = HashMap::new();
+        self.removals
+            .iter()
+            .for_each(|(_, parent, count)| *by_parent.entry(*parent).or_default() += count);
+        let mut all: Vec<(u64, u32)> = by_parent.into_iter().map(|(p, n)| (n, p)).collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.into_iter().map(|(_, p)| p).take(most).collect()
     }
 
     /// Children removed under `parent` in the last ten seconds.
@@ -191,6 +241,25 @@ mod tests {
         l.moved_up(7, Some(2));
         assert!((l.suspected(2) - before * 0.5).abs() < 1e-6);
         assert_eq!(l.suspected(7), 0.0);
+    }
+
+    #[test]
+    fn what_is_pinned_tells_a_leak_from_mere_churn() {
+        let mut l = Ledger::default();
+        l.audited(1, false);
+        l.audited(2, true);
+        for s in 0..12u64 {
+            l.removed(s * SEC, 1, 200);
+            l.removed(s * SEC, 2, 5);
+            l.counted(s * SEC, s * 5);
+        }
+        assert!(
+            l.suspected(2) > l.suspected(1),
+            "{} {}",
+            l.suspected(2),
+            l.suspected(1)
+        );
+        assert_eq!(l.removers(1), [1]);
     }
 
     proptest! {

@@ -114,6 +114,8 @@ const FUNCTIONS: &[Sig] = &[
     Sig("to_float", &[Arg::Num], Ty::Num),
     Sig("range", &[Arg::Num, Arg::Num], Ty::Any),
     Sig("len", &[Arg::Any], Ty::Int),
+    // `x in list` is parsed as this call.
+    Sig("contains", &[Arg::Any, Arg::Any], Ty::Bool),
 ];
 
 const VERDICT: &[Sig] = &[

@@ -312,20 +312,22 @@ impl Program {
 fn read(source: Source<'_>, prop: Prop, scale: f64, from: usize, lanes: usize, out: &mut [f64; LANES]) {
     match source {
         Source::Columns { value, dev, now } => {
-            let part = |c: &[f64]| c.get(from..).map_or(0, <[f64]>::len).min(lanes);
-            let n = part(value);
+            // A window's column may be shorter than the table while its subjects are new: the rest is unknown.
+            let value = value.get(from..).unwrap_or(&[]);
+            let n = value.len().min(lanes);
+            let value = &value[..n];
             // The common properties are loops over one column that the compiler vectorises.
             match prop {
-                Prop::Ns => out[..n].copy_from_slice(&value[from..from + n]),
-                Prop::Value if scale == 1.0 => out[..n].copy_from_slice(&value[from..from + n]),
+                Prop::Ns => out[..n].copy_from_slice(value),
+                Prop::Value if scale == 1.0 => out[..n].copy_from_slice(value),
                 Prop::Dev | Prop::Sigma | Prop::Now => {
                     for (i, o) in out[..n].iter_mut().enumerate() {
                         let at = |c: &[f64]| c.get(from + i).copied().unwrap_or(f64::NAN);
-                        *o = Numbers { value: value[from + i], dev: at(dev), now: at(now) }.get(prop, scale);
+                        *o = Numbers { value: value[i], dev: at(dev), now: at(now) }.get(prop, scale);
                     }
                 }
                 _ => {
-                    for (o, v) in out[..n].iter_mut().zip(&value[from..from + n]) {
+                    for (o, v) in out[..n].iter_mut().zip(value) {
                         *o = Numbers { value: *v, ..Numbers::UNKNOWN }.get(prop, scale);
                     }
                 }

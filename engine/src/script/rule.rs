@@ -9,7 +9,8 @@ use super::codes::Code;
 use super::conclusion::Conclusion;
 use super::context::Ctx;
 use super::diag::{Diagnostic, Place, Report};
-use super::lower::{self, Functions, NotLowered};
+use super::functions::{Functions, functions};
+use super::lower::{self, NotLowered};
 use super::manifest::{self, Manifest, ParamValue, Severity};
 use super::program::{Bin, Numbers, Op, Program, Prop};
 use super::reading::Call;
@@ -97,7 +98,7 @@ fn compile_into(
     let lit = literal::find_rule(statements, report)?;
     let mut manifest = manifest::read(&lit, page(text), schema, report)?;
     apply(&mut manifest, overrides, report);
-    let functions = lower::functions(&ast);
+    let functions = functions(&ast);
     let facts = types::check(&functions, &manifest, report);
     if report.errors() {
         return None;
@@ -202,6 +203,10 @@ fn advise(
     }
     for (_, enter, leave) in lowered {
         let (Some(enter), Some(leave)) = (enter, leave) else { continue };
+        // Only where each is one comparison; terms joined by `&&` and `||` can be sound in ways that this cannot see.
+        if enter.code.len() != 2 || leave.code.len() != 2 {
+            continue;
+        }
         for (window, op, a) in comparisons(enter) {
             for (w, o, b) in comparisons(leave) {
                 let above = matches!(op, Bin::Gt | Bin::Ge) && matches!(o, Bin::Lt | Bin::Le) && b > a;

@@ -56,6 +56,12 @@ impl std::fmt::Debug for Sandbox {
     }
 }
 
+impl Default for Sandbox {
+    fn default() -> Sandbox {
+        Sandbox::new()
+    }
+}
+
 impl Sandbox {
     /// A sandbox; its second interpreter is made when a rule needs it.
     pub fn new() -> Sandbox {

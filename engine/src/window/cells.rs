@@ -55,10 +55,10 @@ impl CounterCell {
     }
 }
 
-/// As `x as f64`; the signed conversion is a single instruction and numbers this large do not occur.
+/// As `x as f64`, by the signed conversion, which is a single instruction; 292 years of nanoseconds are enough.
 #[inline(always)]
 fn to_f64(x: u64) -> f64 {
-    if x <= i64::MAX as u64 { x as i64 as f64 } else { x as f64 }
+    x.min(i64::MAX as u64) as i64 as f64
 }
 
 /// The current tick of a sampled gauge, or of occurrences.

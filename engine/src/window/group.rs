@@ -1,12 +1,13 @@
 //! All tracks of one stream for one kind of subjects, with their cells: a subject's cells lie side by side, so that a
 //! row of a batch touches adjacent memory.
 
-use whystall_event::{FieldKind, RowRef, Stream};
+use whystall_event::{Batch, FieldKind, MAX_FIELDS, Mode, RowRef, Stream, SubjectKind};
 
 use super::aggregates::{BLOCK, Nature};
 use super::cells::{CounterCell, ValueCell};
 use super::filter::BoundFilter;
 use super::track::{Scratch, TickInfo, Track};
+use crate::subjects::NO_ROW;
 
 /// Cells of all rows: `width` to a row.
 #[derive(Debug)]
@@ -55,6 +56,14 @@ struct Step {
     over_ns: u64,
     histogram: bool,
     filter: Option<BoundFilter>,
+}
+
+impl Step {
+    /// Whether `row` has a value for the cell.
+    #[inline(always)]
+    fn takes(&self, row: &RowRef<'_>) -> bool {
+        row.present >> self.field & 1 == 1 && self.filter.as_ref().is_none_or(|f| f.matches(row))
+    }
 }
 
 /// What taking values in counted.
@@ -109,8 +118,8 @@ impl Group {
         let (mut counter_slots, mut value_slots) = (Vec::new(), Vec::new());
         self.counter_steps.clear();
         self.value_steps.clear();
-        self.occurrences = stream.mode == whystall_event::Mode::Occurrences;
-        let field_of = |t: &Track| stream.field_index(&t.field).filter(|i| *i < whystall_event::MAX_FIELDS);
+        self.occurrences = stream.mode == Mode::Occurrences;
+        let field_of = |t: &Track| stream.field_index(&t.field).filter(|i| *i < MAX_FIELDS);
         for (index, track) in self.tracks.iter_mut().enumerate() {
             let Some(track) = track else { continue };
             let Some(field) = field_of(track) else {
@@ -158,30 +167,52 @@ impl Group {
         self.rows = row + 1;
     }
 
-    /// Takes a row of a batch made at `now`; the table has at most `limit` rows.
-    #[inline]
+    /// Takes the rows of a batch that are about this group's `kind` of subjects. `rows` has each one's row in the table
+    /// or [`NO_ROW`], `last` is the highest of this kind; the table has at most `limit` rows.
     pub(crate) fn take(
         &mut self,
-        row: usize,
-        values: &RowRef<'_>,
-        now: u64,
+        batch: &Batch,
+        rows: &[u32],
+        kind: SubjectKind,
+        last: usize,
         limit: usize,
         interval: f64,
     ) -> Taken {
-        if row >= self.rows {
-            self.reach(row, limit);
+        let own = || {
+            let pairs =
+                batch.rows().zip(rows).filter(move |(v, r)| **r != NO_ROW && v.subject.kind() == kind);
+            pairs.map(|(v, r)| (v, *r as usize))
+        };
+        if last >= self.rows {
+            self.reach(last, limit);
         }
         let mut taken = Taken::default();
-        let (present, at) = (values.present, values.boot_ns);
-        for (cell, step) in self.counters.row(row).iter_mut().zip(&self.counter_steps) {
-            if present >> step.field & 1 == 0 || step.filter.as_ref().is_some_and(|f| !f.matches(values)) {
-                continue;
-            }
-            cell.read(values.values[step.field], at, step.limit_ns);
-            taken.events += 1;
+        if !self.counter_steps.is_empty() {
+            own().for_each(|(values, row)| self.take_counters(row, &values, &mut taken));
         }
+        if !self.value_steps.is_empty() {
+            let now = batch.at.boot_ns;
+            own().for_each(|(values, row)| self.take_values(row, &values, now, interval, &mut taken));
+        }
+        self.live |= taken.events > 0;
+        taken
+    }
+
+    #[inline(always)]
+    fn take_counters(&mut self, row: usize, values: &RowRef<'_>, taken: &mut Taken) {
+        for (cell, step) in self.counters.row(row).iter_mut().zip(&self.counter_steps) {
+            if step.takes(values) {
+                cell.read(values.values[step.field], values.boot_ns, step.limit_ns);
+                taken.events += 1;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn take_values(&mut self, row: usize, values: &RowRef<'_>, now: u64, interval: f64, taken: &mut Taken) {
+        let at = values.boot_ns;
         for (cell, step) in self.values.row(row).iter_mut().zip(&self.value_steps) {
-            if present >> step.field & 1 == 0 || step.filter.as_ref().is_some_and(|f| !f.matches(values)) {
+            if !step.takes(values) {
                 continue;
             }
             let bits = values.values[step.field];
@@ -190,13 +221,14 @@ impl Group {
                 FieldKind::Counter | FieldKind::Duration => bits as f64,
                 FieldKind::Text => 1.0,
             };
-            if self.occurrences {
-                if now.saturating_sub(at) > step.over_ns {
-                    taken.too_old += 1;
+            if !self.occurrences {
+                if !cell.read(value, at, step.limit_ns, interval) {
                     continue;
                 }
+            } else if now.saturating_sub(at) <= step.over_ns {
                 cell.occur(value);
-            } else if !cell.read(value, at, step.limit_ns, interval) {
+            } else {
+                taken.too_old += 1;
                 continue;
             }
             taken.events += 1;
@@ -206,8 +238,6 @@ impl Group {
                 h.add(row, value);
             }
         }
-        self.live |= taken.events > 0;
-        taken
     }
 
     /// Closes the tick. `covered_ns` is what a stream of occurrences covered; `len` and `mask` describe the table.

@@ -22,6 +22,8 @@ mod weighted;
 
 #[cfg(test)]
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -222,6 +224,8 @@ impl Windows {
 
     /// Closes the tick: cells become panes, old panes leave, and every column is brought up to date.
     pub fn tick(&mut self, now: Stamp) {
+        // The host always exists, also for a rule that reads only other subjects' windows.
+        self.tables[SubjectKind::Host as usize].resolve(&Subject::Host, now.boot_ns);
         self.let_go(now.boot_ns);
         let (index, elapsed) = self.pace.tick(now.boot_ns);
         let tick = TickInfo {

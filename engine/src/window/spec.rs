@@ -25,7 +25,7 @@ pub enum Calc {
     Delta,
     /// The part of wall time (0 to 1) that a time counter or the occurrences' durations took.
     Share,
-    /// The median, within the error of a histogram bucket (one part in eight of a doubling).
+    /// The median, within the error of a histogram bucket: a sixteenth at most.
     P50,
     /// The 90th percentile.
     P90,
@@ -144,7 +144,7 @@ impl WindowSpec {
 /// The least covered part of a window that does not say its own.
 pub const DEFAULT_COVERAGE: f64 = 0.5;
 
-/// The longest span that is taken literally; longer ones are cut to it (about 146 years would overflow).
+/// The longest span that is taken literally; longer ones are cut to it.
 pub(crate) const MAX_OVER_NS: u64 = 366 * 86_400 * SEC;
 
 /// Whether `calc` means something for fields of this kind, unit and mode; if not, why (lower case, for people).

@@ -29,16 +29,20 @@ struct Entry {
 /// How many vanished subjects in a row the cache can step over.
 const LOOK_AHEAD: usize = 4;
 
+/// The most rows of a batch that are remembered.
+const MAX_CACHED: usize = 1 << 17;
+
 impl Entry {
+    /// The row, if this is `subject` and it still has it.
     #[inline(always)]
-    fn is(&self, subject: &Subject, tables: &[SubjectTable; 6]) -> bool {
+    fn row_of(&self, subject: &Subject, at: u64, table: &mut SubjectTable) -> Option<u32> {
         let same = match (&self.subject, subject) {
             (Subject::Cgroup(a), Subject::Cgroup(b)) | (Subject::Device(a), Subject::Device(b)) => {
                 Arc::ptr_eq(a, b) || a == b
             }
             (a, b) => a == b,
         };
-        same && tables[subject.kind() as usize].generation(self.row) == self.generation
+        (same && table.touch_same(self.row, self.generation, at)).then_some(self.row)
     }
 }
 
@@ -51,50 +55,39 @@ impl RowCache {
 
     /// The row of the batch's subject number `i`, heard of at `at`; see [`SubjectTable::resolve`].
     #[inline(always)]
-    fn row(&mut self, i: usize, subject: &Subject, at: u64, tables: &mut [SubjectTable; 6]) -> Option<u32> {
+    fn row(&mut self, i: usize, subject: &Subject, at: u64, table: &mut SubjectTable) -> Option<u32> {
         if !self.differs
             && let Some(e) = self.entries.get(i)
-            && e.row != NO_ROW
-            && e.is(subject, tables)
-            && tables[subject.kind() as usize].touch(e.row, at)
+            && let Some(row) = e.row_of(subject, at, table)
         {
-            return Some(e.row);
+            return Some(row);
         }
-        self.search(i, subject, at, tables)
+        self.search(i, subject, at, table)
     }
 
     #[inline(never)]
-    fn search(
-        &mut self,
-        i: usize,
-        subject: &Subject,
-        at: u64,
-        tables: &mut [SubjectTable; 6],
-    ) -> Option<u32> {
+    fn search(&mut self, i: usize, subject: &Subject, at: u64, table: &mut SubjectTable) -> Option<u32> {
         if !self.differs {
             self.differs = true;
             let keep = i.min(self.entries.len());
             self.old.extend(self.entries.drain(keep..));
         }
-        let kind = subject.kind() as usize;
         for ahead in 0..LOOK_AHEAD {
             let Some(e) = self.old.get_mut(self.cursor + ahead) else {
                 break;
             };
-            if e.row != NO_ROW && e.is(subject, tables) && tables[kind].touch(e.row, at) {
+            if let Some(row) = e.row_of(subject, at, table) {
                 self.cursor += ahead + 1;
-                let row = e.row;
                 let taken = std::mem::replace(&mut e.subject, Subject::Host);
                 self.entries.push(Entry { subject: taken, row, generation: e.generation });
                 return Some(row);
             }
         }
-        let row = tables[kind].resolve(subject, at);
-        // Subjects without a row keep their place, so that those behind them are found. The bound is for batches that
-        // name the same subjects again and again.
-        if self.entries.len() < 2 * tables.iter().map(SubjectTable::len).sum::<usize>() + 64 {
+        let row = table.resolve(subject, at);
+        // Subjects without a row keep their place, so that those behind them are found.
+        if self.entries.len() < MAX_CACHED {
             let row = row.unwrap_or(NO_ROW);
-            let generation = tables[kind].generation(row);
+            let generation = table.generation(row);
             self.entries.push(Entry { subject: subject.clone(), row, generation });
         }
         row
@@ -140,6 +133,8 @@ pub(crate) struct StreamState {
     pub(crate) bound: Option<Arc<Stream>>,
     pub(crate) groups: [Option<Box<Group>>; 6],
     cache: RowCache,
+    /// The current batch's rows in the tables, or [`NO_ROW`].
+    rows: Vec<u32>,
     /// Fields kept as attributes (sampled streams only).
     text_fields: Vec<usize>,
     texts: [Texts; 6],
@@ -157,6 +152,7 @@ impl StreamState {
             bound: None,
             groups: [const { None }; 6],
             cache: RowCache::default(),
+            rows: Vec::new(),
             text_fields: Vec::new(),
             texts: Default::default(),
             has_host: false,
@@ -207,37 +203,50 @@ impl StreamState {
         if !self.wanted.contains(&true) {
             return taken;
         }
+        // First the rows, then the values group by group: two tight loops instead of one loose one.
+        self.rows.clear();
+        self.rows.reserve(batch.len());
         self.cache.begin();
         let mut place = 0;
+        let mut last = [None; 6];
         for row in batch.rows() {
             let kind = row.subject.kind() as usize;
-            if !self.wanted[kind] {
-                continue;
-            }
+            let mut index = None;
             if row.boot_ns < since {
                 taken.too_old += 1;
-                continue;
-            }
-            let index = if occurrences {
-                tables[kind].resolve(row.subject, row.boot_ns)
+            } else if !self.wanted[kind] {
+            } else if occurrences {
+                index = tables[kind].resolve(row.subject, row.boot_ns);
             } else {
+                index = self.cache.row(place, row.subject, row.boot_ns, &mut tables[kind]);
                 place += 1;
-                self.cache.row(place - 1, row.subject, row.boot_ns, tables)
-            };
-            let Some(index) = index else { continue };
-            if let Some(group) = &mut self.groups[kind] {
-                let counts = group.take(index as usize, &row, at, limits[kind], interval as f64);
-                taken.events += counts.events;
-                taken.too_old += counts.too_old;
             }
-            for (column, field) in self.text_fields.iter().enumerate() {
+            self.rows.push(index.unwrap_or(NO_ROW));
+            last[kind] = last[kind].max(index);
+        }
+        self.cache.end(place);
+        for (kind, group) in SubjectKind::ALL.into_iter().zip(&mut self.groups) {
+            let (Some(group), Some(last)) = (group, last[kind as usize]) else {
+                continue;
+            };
+            let limit = limits[kind as usize];
+            let counts = group.take(batch, &self.rows, kind, last as usize, limit, interval as f64);
+            taken.events += counts.events;
+            taken.too_old += counts.too_old;
+        }
+        self.take_texts(batch);
+        taken
+    }
+
+    fn take_texts(&mut self, batch: &Batch) {
+        let width = self.text_fields.len();
+        for (column, field) in self.text_fields.iter().enumerate() {
+            for (row, index) in batch.rows().zip(&self.rows).filter(|(_, i)| **i != NO_ROW) {
                 if let Some(text) = row.text(*field) {
-                    self.texts[kind].set(index as usize, column, self.text_fields.len(), text);
+                    self.texts[row.subject.kind() as usize].set(*index as usize, column, width, text);
                 }
             }
         }
-        self.cache.end(place);
-        taken
     }
 
     /// Notes a batch of occurrences made at `at`: whether all that happened until then was delivered.
@@ -301,6 +310,7 @@ impl StreamState {
         let groups = self.groups.iter().flatten().map(|g| size_of::<Group>() + g.bytes());
         size_of::<StreamState>()
             + self.cache.bytes()
+            + self.rows.capacity() * 4
             + self.texts.iter().map(texts).sum::<usize>()
             + groups.sum::<usize>()
     }

@@ -28,8 +28,8 @@ pub(super) fn rules(args: &Rules) -> Result {
 }
 
 fn list() -> Result {
-    let settings = context::settings(None)?;
-    let (set, schema) = context::rules_here(&settings, &Rc::new(Sandbox::new()))?;
+    let config = context::config(None)?;
+    let (set, schema) = context::rules_here(&config, &Rc::new(Sandbox::new()))?;
     let mut table = Table::new(&["RULE", "SEVERITY", "SUBJECT", "MATURITY", "HERE", "TITLE"]);
     for l in &set.running {
         let m = &l.rule.manifest;
@@ -45,14 +45,7 @@ fn list() -> Result {
     }
     for i in &set.idle {
         let dash = || "-".to_string();
-        table.row([
-            escape(&i.id).into_owned(),
-            dash(),
-            dash(),
-            dash(),
-            "no".into(),
-            escape(&i.why).into_owned(),
-        ]);
+        table.row([escape(&i.id).into_owned(), dash(), dash(), dash(), "no".into(), escape(&i.why).into_owned()]);
     }
     print(&table.render(0))?;
     for note in &set.notes {
@@ -69,15 +62,10 @@ fn kinds(kinds: &[SubjectKind]) -> String {
 }
 
 fn show(id: &str) -> Result {
-    let settings = context::settings(None)?;
-    let (_, schema) = context::host(&settings)?;
-    let files = context::rule_files(&settings, &[], true)?;
-    let set = RuleSet::load(
-        files,
-        &Sandbox::new(),
-        &schema,
-        Choice { settings: &settings.rules, only_served: false },
-    );
+    let config = context::config(None)?;
+    let (_, schema) = context::host(&config)?;
+    let files = context::rule_files(&config, &[], true)?;
+    let set = RuleSet::load(files, &Sandbox::new(), &schema, Choice { config: &config, only_served: false });
     let Some(l) = set.running.iter().find(|l| l.rule.manifest.id == id) else {
         let known = set.running.iter().map(|l| l.rule.manifest.id.as_str());
         let near = did_you_mean(id, known).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
@@ -143,8 +131,7 @@ pub(super) fn page(rule: &Rule, here: Option<&str>, style: Style) -> String {
     let _ = writeln!(out, "\n{}", style.bold("Windows"));
     let mut table = Table::plain();
     for w in &m.windows {
-        let (name, of) =
-            (escape(&w.name).into_owned(), escape(&format!("{}.{}", w.stream, w.field)).into_owned());
+        let (name, of) = (escape(&w.name).into_owned(), escape(&format!("{}.{}", w.stream, w.field)).into_owned());
         table.row([name, of, format!("{} over {}", w.calc.name(), format_duration(w.over_ns)), place(w)]);
     }
     out.push_str(&table.render(2));
@@ -183,9 +170,7 @@ fn new(id: &str) -> Result {
             && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     let Some((area, name)) = id.split_once('.').filter(|(a, n)| word(a) && word(n)) else {
-        return Err(usage(format!(
-            "`{id}` is no rule id: write AREA.NAME in lower case, such as net.retransmits"
-        )));
+        return Err(usage(format!("`{id}` is no rule id: write AREA.NAME in lower case, such as net.retransmits")));
     };
     let file = format!("{name}.rhai");
     let path: PathBuf = if Path::new(area).is_dir() { Path::new(area).join(file) } else { file.into() };

@@ -1,17 +1,18 @@
 //! Type-checks the functions of a rule file against RULE and against what the sandbox offers. Rhai itself compiles
 //! unknown properties, unknown functions and comparisons of unlike types without a word; here they are errors.
 
+mod access;
+mod calls;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use rhai::{ASTFlags, Expr, FnCallExpr, Position, Stmt};
-use whystall_event::Unit;
+use rhai::{ASTFlags, Expr, Stmt};
 
 use super::codes::Code;
 use super::diag::{Place, Report};
-use super::lower::{Function, Functions};
-use super::manifest::{Manifest, ParamValue, RESERVED_WINDOWS};
-use super::natives::{self, Ty};
-use super::program::Prop;
+use super::functions::{Function, Functions};
+use super::manifest::Manifest;
+use super::natives::Ty;
 
 /// What the checker learnt about a file on the way.
 #[derive(Debug, Default)]
@@ -294,270 +295,18 @@ impl Checker<'_, '_> {
             Expr::FnCall(f, pos) => self.call(f, *pos),
             Expr::Index(b, ..) => {
                 let base = self.expr(&b.lhs);
-                self.expr(&b.rhs);
-                match base {
-                    Ty::Windows | Ty::Params => {
-                        self.report
-                            .add(
-                                Code::UnknownProperty,
-                                at,
-                                "windows and params are read by name, not by index",
-                            )
-                            .help("write `w.NAME` or `p.NAME`");
-                        Ty::Any
-                    }
-                    Ty::List => Ty::Item,
-                    _ => Ty::Any,
+                if matches!(base, Ty::Windows | Ty::Params) {
+                    self.report
+                        .add(Code::UnknownProperty, at, "windows and params are read by name, not by index")
+                        .help("write `w.NAME` or `p.NAME`");
                 }
+                self.index(base, &b.rhs)
             }
             Expr::Dot(b, ..) => {
                 let base = self.expr(&b.lhs);
                 self.chain(base, &b.rhs)
             }
             _ => Ty::Any,
-        }
-    }
-
-    /// `base.member.member…`; the parser nests to the right.
-    fn chain(&mut self, base: Ty, e: &Expr) -> Ty {
-        match e {
-            Expr::Dot(b, ..) | Expr::Index(b, ..) => {
-                let t = self.member(base, &b.lhs);
-                if matches!(e, Expr::Index(..)) {
-                    self.expr(&b.rhs);
-                    return if t == Ty::List { Ty::Item } else { Ty::Any };
-                }
-                self.chain(t, &b.rhs)
-            }
-            other => self.member(base, other),
-        }
-    }
-
-    fn member(&mut self, base: Ty, e: &Expr) -> Ty {
-        let at = e.start_position();
-        match e {
-            Expr::Property(p, _) => self.property(base, p.2.as_str(), at),
-            Expr::MethodCall(f, _) => self.method(base, f, at),
-            other => self.expr(other),
-        }
-    }
-
-    fn property(&mut self, base: Ty, name: &str, at: Position) -> Ty {
-        match base {
-            Ty::Windows if RESERVED_WINDOWS.contains(&name) => Ty::Bool,
-            Ty::Windows => match self.manifest.windows.iter().position(|w| w.name == name) {
-                Some(i) => {
-                    self.facts.windows.insert(i);
-                    Ty::Window(i as u16)
-                }
-                None => {
-                    self.report.add(Code::UnknownWindow, at, format!("RULE declares no window `{name}`"));
-                    self.report.suggest(name, self.manifest.windows.iter().map(|w| w.name.as_str()));
-                    Ty::Any
-                }
-            },
-            Ty::Params => match self.manifest.params.iter().find(|p| p.name == name) {
-                Some(p) => {
-                    self.facts.params.insert(name.to_string());
-                    match p.value {
-                        ParamValue::Number(_) => Ty::Num,
-                        ParamValue::Bool(_) => Ty::Bool,
-                        ParamValue::Text(_) => Ty::Text,
-                    }
-                }
-                None => {
-                    self.report.add(Code::UnknownParam, at, format!("RULE declares no param `{name}`"));
-                    self.report.suggest(name, self.manifest.params.iter().map(|p| p.name.as_str()));
-                    Ty::Any
-                }
-            },
-            Ty::Window(i) => self.window_property(i as usize, name, at),
-            _ => match natives::property(base, name) {
-                Some(t) => t,
-                None => {
-                    let known: Vec<&str> = natives::properties(base);
-                    self.report.add(
-                        Code::UnknownProperty,
-                        at,
-                        format!("{} has no property `{name}`", base.name()),
-                    );
-                    self.report.suggest(name, known);
-                    Ty::Any
-                }
-            },
-        }
-    }
-
-    fn window_property(&mut self, i: usize, name: &str, at: Position) -> Ty {
-        let (decl, shape) = (&self.manifest.windows[i], self.manifest.windows[i].shape);
-        if name == "text" || name == "unit" || name == "name" {
-            return Ty::Text;
-        }
-        let Some(prop) = Prop::from_name(name) else {
-            self.report.add(Code::UnknownProperty, at, format!("a window has no property `{name}`"));
-            self.report.suggest(name, Prop::ALL.iter().map(|(n, _)| *n).chain(["text", "unit"]));
-            return Ty::Any;
-        };
-        let time = shape.unit == Unit::Time;
-        let (fits, why) = match prop {
-            Prop::Known => return Ty::Bool,
-            Prop::Ns | Prop::Us | Prop::Ms | Prop::S => (time, "is no time"),
-            Prop::Pct => (shape.unit == Unit::Ratio, "is no ratio"),
-            Prop::Kib | Prop::Mib | Prop::Gib => (shape.unit == Unit::Bytes, "is not in bytes"),
-            Prop::Dev | Prop::Sigma => (shape.baseline, "is no baseline"),
-            Prop::Now => {
-                let c = decl.calc;
-                (
-                    matches!(c, crate::window::Calc::Baseline | crate::window::Calc::Ewma),
-                    "is no baseline or ewma",
-                )
-            }
-            Prop::Value => (name != "mean" || shape.baseline, "is no baseline"),
-        };
-        if !fits {
-            let message = format!("window `{}` {why}, so it has no `.{name}`", decl.name);
-            let unit = shape.shown();
-            let unit = if unit.is_empty() { String::new() } else { format!(" (in {unit})") };
-            self.report.add(Code::UnknownProperty, at, message).help(format!("`.value`{unit} always exists"));
-        }
-        Ty::Num
-    }
-
-    fn method(&mut self, base: Ty, f: &FnCallExpr, at: Position) -> Ty {
-        let args: Vec<Ty> = f.args.iter().map(|a| self.expr(a)).collect();
-        self.note_texts(base, f, at);
-        let name = f.name.as_str();
-        if let Some(t) = natives::method(base, name, &args) {
-            return t;
-        }
-        if let Ty::Any = base {
-            return Ty::Any;
-        }
-        // Rhai also allows one's own functions as methods through `this`; rules do without.
-        let known = natives::methods(base);
-        match known.iter().find(|m| **m == name) {
-            Some(_) => {
-                let got: Vec<&str> = args.iter().map(|t| t.name()).collect();
-                self.report
-                    .add(Code::TypeMismatch, at, format!("`{name}` does not take ({})", got.join(", ")))
-                    .help(natives::usage(base, name));
-            }
-            None => {
-                self.report.add(Code::UnknownFunction, at, format!("{} has no method `{name}`", base.name()));
-                self.report.suggest(name, known);
-            }
-        }
-        Ty::Any
-    }
-
-    /// Remembers the causes that a verdict names and a test expects.
-    fn note_texts(&mut self, base: Ty, f: &FnCallExpr, at: Position) {
-        let Some(Expr::StringConstant(s, _)) = f.args.first() else { return };
-        match (base, f.name.as_str()) {
-            (Ty::Checkpoint, "cause") => {
-                self.facts.expected.insert(s.to_string());
-            }
-            (Ty::Checkpoint, "expect") => {
-                if s == "resolved" {
-                    self.facts.resolves = true;
-                }
-                if !natives::STATES.contains(&s.as_str()) {
-                    self.report.add(Code::TestSyntax, at, format!("`{s}` is no state to expect"));
-                    self.report.suggest(s, natives::STATES);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn call(&mut self, f: &FnCallExpr, at: Position) -> Ty {
-        let name = f.name.as_str();
-        if f.op_token.is_some() || (name == "!" || name == "-") && f.args.len() == 1 {
-            return self.operator(f, at);
-        }
-        let args: Vec<Ty> = f.args.iter().map(|a| self.expr(a)).collect();
-        if name == "cause"
-            && let Some(Expr::StringConstant(s, pos)) = f.args.first()
-        {
-            self.facts.causes.entry(s.to_string()).or_insert((*pos).into());
-        }
-        if let Some(def) = self.functions.get(&(name.to_string(), args.len())) {
-            self.called.insert((name.to_string(), args.len()));
-            return self.function(def, &args);
-        }
-        if let Some(t) = natives::function(name, &args) {
-            return t;
-        }
-        if natives::FORBIDDEN.contains(&name) {
-            self.report.add(Code::Forbidden, at, format!("`{name}` is switched off in rules"));
-            return Ty::Any;
-        }
-        if natives::is_function(name) {
-            let got: Vec<&str> = args.iter().map(|t| t.name()).collect();
-            self.report
-                .add(Code::TypeMismatch, at, format!("`{name}` does not take ({})", got.join(", ")))
-                .help(natives::usage(Ty::Unit, name));
-            return Ty::Any;
-        }
-        self.report.add(Code::UnknownFunction, at, format!("there is no function `{name}`"));
-        let mut names: Vec<&str> = natives::function_names().collect();
-        names.extend(self.functions.keys().map(|(n, _)| n.as_str()));
-        self.report.suggest(name, names);
-        Ty::Any
-    }
-
-    fn operator(&mut self, f: &FnCallExpr, at: Position) -> Ty {
-        let name = f.name.as_str();
-        let args: Vec<Ty> = f.args.iter().map(|a| self.expr(a)).collect();
-        let [a, b] = match args[..] {
-            [t] => {
-                let fits = match name {
-                    "!" => matches!(t, Ty::Bool | Ty::Any | Ty::Item),
-                    _ => matches!(t, Ty::Num | Ty::Int | Ty::Any | Ty::Item),
-                };
-                if !fits {
-                    self.report.add(
-                        Code::TypeMismatch,
-                        at,
-                        format!("`{name}` cannot be applied to {}", t.name()),
-                    );
-                }
-                return if name == "!" { Ty::Bool } else { t };
-            }
-            [a, b] => [a, b],
-            _ => return Ty::Any,
-        };
-        let open = |t: Ty| matches!(t, Ty::Any | Ty::Item);
-        let num = |t: Ty| matches!(t, Ty::Num | Ty::Int);
-        let arithmetic = matches!(name, "+" | "-" | "*" | "/" | "%" | "**");
-        if name == "/" && a == Ty::Int && b == Ty::Int {
-            self.report
-                .add(Code::IntegerDivision, at, "this divides two integers and drops the fraction")
-                .help("write one of them with a decimal point");
-        }
-        let fits = open(a)
-            || open(b)
-            || num(a) && num(b)
-            || (a, b) == (Ty::Text, Ty::Text)
-            || (a, b) == (Ty::Bool, Ty::Bool) && matches!(name, "==" | "!=" | "|" | "&" | "^")
-            || name == "+"
-                && (a == Ty::Text || b == Ty::Text)
-                && !matches!((a, b), (Ty::Window(_), _) | (_, Ty::Window(_)))
-            || name == "+" && (a, b) == (Ty::Array, Ty::Array)
-            || name == "in";
-        if !fits {
-            let (an, bn) = (a.name(), b.name());
-            self.report.add(Code::TypeMismatch, at, format!("`{name}` between {an} and {bn}"));
-            if matches!(a, Ty::Window(_)) || matches!(b, Ty::Window(_)) {
-                self.report.help("read the window's number: `.value`, `.ms`, `.pct`, …");
-            }
-        }
-        match name {
-            _ if !arithmetic => Ty::Bool,
-            _ if open(a) || open(b) => Ty::Any,
-            _ if (a, b) == (Ty::Int, Ty::Int) => Ty::Int,
-            _ if num(a) && num(b) => Ty::Num,
-            _ => a,
         }
     }
 }
