@@ -138,9 +138,14 @@ impl Tracepoints {
     /// Hands over events that ended, at most `most` records at once.
     pub(crate) fn drain(&mut self, most: usize, mut each: impl FnMut(&Head)) {
         // A task may begin on one CPU and end on another: only what is older than this reading is complete everywhere.
-        let complete = clock::now().boot_ns;
+        let (complete, suspended) = (clock::now().boot_ns, clock::boot_minus_monotonic());
         for ring in &mut self.rings {
+            let had = self.waiting.len();
             self.lost += ring.read(most, &mut self.waiting);
+            // The kernel lets these events have CLOCK_MONOTONIC, not CLOCK_BOOTTIME.
+            for record in self.waiting.iter_mut().skip(had) {
+                record.boot_ns = record.boot_ns.saturating_add(suspended);
+            }
         }
         self.waiting.sort_by_key(|r| r.boot_ns);
         let ready = self.waiting.partition_point(|r| r.boot_ns <= complete);
@@ -272,7 +277,7 @@ fn open(tracepoint: u64, cpu: i32) -> io::Result<OwnedFd> {
         sample_type: SAMPLE,
         flags: FLAG_WATERMARK | FLAG_USE_CLOCKID,
         wakeup_watermark: (PAGES * page_size() / 4) as u32,
-        clockid: libc::CLOCK_BOOTTIME,
+        clockid: libc::CLOCK_MONOTONIC,
         ..Attr::default()
     };
     // SAFETY: `attr` has the size that it says and outlives the call; the other arguments are plain numbers.

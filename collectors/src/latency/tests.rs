@@ -314,7 +314,9 @@ fn a_long_run_in_the_kernel_is_told_with_its_stack() {
             // Somebody must want the CPU, or nobody waits.
             scope.spawn(|| {
                 bind_to(1);
-                while busy.load(Ordering::Relaxed) {}
+                while busy.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
             });
             let made = scope
                 .spawn(|| {
@@ -354,7 +356,9 @@ fn interrupts_off_and_slow_softirqs_are_told() {
             // An idle CPU has no tick that could be late.
             scope.spawn(|| {
                 bind_to(1);
-                while busy.load(Ordering::Relaxed) {}
+                while busy.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
             });
             let made = inject::irqoff(100, 1);
             busy.store(false, Ordering::Relaxed);
