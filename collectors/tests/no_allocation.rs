@@ -64,32 +64,18 @@ fn assert_steady(name: &str, mut read: impl FnMut(&mut KeptFile, &mut Buf) -> Re
 fn warm_readers_allocate_nothing() {
     assert_steady("vmstat", |f, b| f.parse(b, vmstat::parse_vmstat).map(drop));
     assert_steady("meminfo", |f, b| f.parse(b, meminfo::parse_meminfo).map(drop));
-    assert_steady("pressure/memory", |f, b| {
-        f.parse(b, pressure::parse_pressure).map(drop)
-    });
+    assert_steady("pressure/memory", |f, b| f.parse(b, pressure::parse_pressure).map(drop));
     assert_steady("loadavg", |f, b| f.parse(b, cpu::parse_loadavg).map(drop));
     let mut stat = cpu::Stat::default();
-    assert_steady("stat", |f, b| {
-        f.parse(b, |bytes| cpu::parse_stat(bytes, &mut stat))
-    });
+    assert_steady("stat", |f, b| f.parse(b, |bytes| cpu::parse_stat(bytes, &mut stat)));
     let mut zones = Vec::new();
-    assert_steady("zoneinfo", |f, b| {
-        f.parse(b, |bytes| zoneinfo::parse_zoneinfo(bytes, &mut zones))
-    });
+    assert_steady("zoneinfo", |f, b| f.parse(b, |bytes| zoneinfo::parse_zoneinfo(bytes, &mut zones)));
     let mut zones = Vec::new();
-    assert_steady("buddyinfo", |f, b| {
-        f.parse(b, |bytes| buddyinfo::parse_buddyinfo(bytes, &mut zones))
-    });
+    assert_steady("buddyinfo", |f, b| f.parse(b, |bytes| buddyinfo::parse_buddyinfo(bytes, &mut zones)));
     let mut cpus = Vec::new();
-    assert_steady("softirqs", |f, b| {
-        f.parse(b, |bytes| softirqs::parse_softirqs(bytes, &mut cpus))
-    });
+    assert_steady("softirqs", |f, b| f.parse(b, |bytes| softirqs::parse_softirqs(bytes, &mut cpus)));
     let mut lines = Vec::new();
-    assert_steady("net/softnet_stat", |f, b| {
-        f.parse(b, |bytes| softnet::parse_softnet(bytes, &mut lines))
-    });
+    assert_steady("net/softnet_stat", |f, b| f.parse(b, |bytes| softnet::parse_softnet(bytes, &mut lines)));
     let mut table = interrupts::Table::default();
-    assert_steady("interrupts", |f, b| {
-        f.parse(b, |bytes| interrupts::parse_interrupts(bytes, &mut table))
-    });
+    assert_steady("interrupts", |f, b| f.parse(b, |bytes| interrupts::parse_interrupts(bytes, &mut table)));
 }

@@ -1,5 +1,6 @@
 //! How many values a second the windows take, ingest and tick together.
 
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a benchmark measures time")]
 #![allow(missing_docs, reason = "criterion's macro makes a public function")]
 
 use std::hint::black_box;
@@ -42,10 +43,7 @@ struct Play {
 }
 
 fn stamp(boot_ns: u64) -> Stamp {
-    Stamp {
-        boot_ns,
-        wall_ns: boot_ns,
-    }
+    Stamp { boot_ns, wall_ns: boot_ns }
 }
 
 impl Play {
@@ -56,13 +54,7 @@ impl Play {
             .collect();
         let mut windows = Windows::new(SEC, Limits::default());
         for f in fields {
-            windows.declare(&WindowSpec::new(
-                "bench",
-                &f.name,
-                SubjectKind::Cgroup,
-                calc(f),
-                60 * SEC,
-            ));
+            windows.declare(&WindowSpec::new("bench", &f.name, SubjectKind::Cgroup, calc(f), 60 * SEC));
         }
         let make = |tick: u64| {
             let mut b = Batch::new(stream.clone(), stamp(tick * SEC));
@@ -75,17 +67,11 @@ impl Play {
             }
             b
         };
-        Play {
-            windows,
-            batches: (1..=ticks).map(make).collect(),
-        }
+        Play { windows, batches: (1..=ticks).map(make).collect() }
     }
 
     fn values(&self) -> u64 {
-        self.batches
-            .iter()
-            .map(|b| (b.len() * b.stream.fields.len()) as u64)
-            .sum()
+        self.batches.iter().map(|b| (b.len() * b.stream.fields.len()) as u64).sum()
     }
 
     /// Plays all batches `rounds` times, and returns the time that ingest and tick took.
@@ -115,12 +101,7 @@ fn benches(c: &mut Criterion) {
     group.sample_size(10);
     for (name, fields, subjects, ticks) in [
         ("10k subjects, 10 counters, rate 60 s", &COUNTERS[..], 10_000, 90),
-        (
-            "10k subjects, 10 fields, rate, max and mean 60 s",
-            &MIXED[..],
-            10_000,
-            90,
-        ),
+        ("10k subjects, 10 fields, rate, max and mean 60 s", &MIXED[..], 10_000, 90),
         ("1k subjects, 1 counter, rate 60 s", &COUNTERS[..1], 1000, 180),
     ] {
         let mut play = Play::new(fields, subjects, ticks, calc);

@@ -9,14 +9,11 @@ use whystall_event::{Batch, Stamp, Subject, SubjectKind};
 use crate::data::{Data, HostFacts, Recent};
 use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
-use crate::script::{
-    At, Conclusion, Ctx, Judged, LANES, Numbers, Program, Rule, Sandbox, Scratch, Source, Take,
-};
+use crate::judge::{Judge, source};
+use crate::script::{At, Conclusion, Ctx, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source};
 use crate::verdict::{Confidence, Verdict};
 use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};
 
-/// Operations that all calls into one rule's script may use in a tick.
-const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
 /// A rule that failed waits this long before it is tried again, doubling up to an hour.
 const SUSPEND_NS: u64 = 60_000_000_000;
 const SUSPEND_MAX_NS: u64 = 3_600_000_000_000;
@@ -147,7 +144,8 @@ impl Engine {
     pub fn load(&mut self, rules: Vec<Rc<Rule>>) {
         let mut old: Vec<Active> = std::mem::take(&mut self.rules);
         for rule in rules {
-            let before = old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
+            let before =
+                old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
             let active = self.activate(rule, before);
             self.rules.push(active);
         }
@@ -305,7 +303,7 @@ impl Engine {
             .zip(inst.ids.iter())
             .map(|(d, id)| source(windows, d.at, d.shape.scale(), *id, table.parent_rows()))
             .collect();
-        let mut judge = Judge { rule, sandbox, sources: &sources, scratch, spent: 0, failed: None };
+        let mut judge = Judge::new(rule, sandbox, &sources, scratch);
         let mut changes = Vec::new();
         let mut to_conclude: Vec<(Subject, bool)> = Vec::new();
 
@@ -339,7 +337,10 @@ impl Engine {
                 Step::Resolved => over.push((subject.clone(), true)),
                 Step::Stay => {
                     let wait = RECONCLUDE_NS << f.conclusions.min(10);
-                    if f.phase == Phase::Firing && now.boot_ns.saturating_sub(f.concluded_ns) >= wait && row.is_some() {
+                    if f.phase == Phase::Firing
+                        && now.boot_ns.saturating_sub(f.concluded_ns) >= wait
+                        && row.is_some()
+                    {
                         to_conclude.push((subject.clone(), false));
                     }
                 }
@@ -395,7 +396,9 @@ impl Engine {
             if first {
                 let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
                 changes.push(Change::Fired(m));
-            } else if before.is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence)) {
+            } else if before
+                .is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence))
+            {
                 changes.push(Change::Concluded(subject, conclusion));
             }
         }
@@ -457,129 +460,5 @@ fn note_flap(flaps: &mut BTreeMap<Subject, (u64, u32)>, subject: &Subject, now: 
     if flaps.len() < MAX_FLAP_ENTRIES {
         let entry = flaps.entry(subject.clone()).or_insert((now, 0));
         *entry = (now, (entry.1 + 1).min(MAX_FLAP_SHIFT));
-    }
-}
-
-/// One rule's evaluation within a tick.
-struct Judge<'a> {
-    rule: &'a Rc<Rule>,
-    sandbox: &'a Rc<Sandbox>,
-    sources: &'a [Source<'a>],
-    scratch: &'a mut Scratch,
-    spent: u64,
-    failed: Option<String>,
-}
-
-impl Judge<'_> {
-    fn lowered(&mut self, p: &Program, row: u32) -> Judged {
-        Judged::lane(p.run(self.sources, row as usize, 1, self.scratch)[0])
-    }
-
-    fn enter(&mut self, lowered: Option<&Program>, row: u32, subject: &Subject) -> Judged {
-        match lowered {
-            Some(p) => self.lowered(p, row),
-            None => self.script("enter", row, subject),
-        }
-    }
-
-    fn script(&mut self, name: &str, row: u32, subject: &Subject) -> Judged {
-        if self.failed.is_some() {
-            return Judged::Unknown;
-        }
-        if self.spent > SCRIPT_OPERATIONS_A_TICK {
-            self.failed = Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
-            return Judged::Unknown;
-        }
-        let numbers = self.sources.iter().map(|s| s.at(row as usize)).collect();
-        let judged = self.rule.judge(self.sandbox, name, subject, numbers);
-        self.spent += self.sandbox.operations();
-        if let Judged::Failed(why) = &judged {
-            self.failed = Some(format!("`{name}` failed: {why}"));
-        }
-        judged
-    }
-
-    /// Rows whose `enter` is true.
-    fn candidates(
-        &mut self,
-        enter: Option<&Program>,
-        wake: Option<Source<'_>>,
-        table: &crate::subjects::SubjectTable,
-    ) -> Vec<u32> {
-        let mut out = Vec::new();
-        let n = table.len();
-        let awake = |row: usize| wake.is_none_or(|w| w.at(row).value.abs() > 0.0);
-        let mut from = 0;
-        while from < n {
-            let lanes = LANES.min(n - from);
-            if let Some(Source::Columns { value, .. }) = wake {
-                let end = (from + lanes).min(value.len());
-                if !value.get(from..end).is_some_and(|v| v.iter().any(|x| x.abs() > 0.0)) {
-                    from += lanes;
-                    continue;
-                }
-            }
-            match enter {
-                Some(p) => {
-                    let result = p.run(self.sources, from, lanes, self.scratch);
-                    if result.iter().any(|x| *x == 1.0) {
-                        for (i, x) in result.iter().enumerate() {
-                            if *x == 1.0 && awake(from + i) {
-                                out.push((from + i) as u32);
-                            }
-                        }
-                    }
-                }
-                None => {
-                    for row in from..from + lanes {
-                        if awake(row)
-                            && let Some(subject) = table.subject(row as u32)
-                            && self.script("enter", row as u32, subject) == Judged::True
-                        {
-                            out.push(row as u32);
-                        }
-                    }
-                }
-            }
-            from += lanes;
-        }
-        out.retain(|r| table.subject(*r).is_some() && !table.is_gone(*r));
-        out
-    }
-}
-
-/// Where a declared window's numbers are for subjects of this kind.
-fn source<'a>(windows: &'a Windows, at: At, scale: f64, id: Option<WindowId>, parents: &'a [u32]) -> Source<'a> {
-    let Some(id) = id else { return Source::Scalar(Numbers::UNKNOWN) };
-    let (value, dev, now) = (windows.column(id), windows.deviation(id), windows.current(id));
-    match at {
-        At::Own => Source::Columns { value, dev, now },
-        At::Host => Source::Scalar(Source::Columns { value, dev, now }.at(0)),
-        At::Parent => Source::Gather { value, rows: parents },
-        At::Across(_, take) => {
-            Source::Scalar(Numbers { value: reduce(value, take, scale), ..Numbers::UNKNOWN })
-        }
-    }
-}
-
-/// Takes many subjects' values together; those unknown do not count, and none at all is unknown.
-fn reduce(values: &[f64], take: Take, scale: f64) -> f64 {
-    let (mut n, mut sum, mut max, mut over) = (0u64, 0.0, f64::NEG_INFINITY, 0u64);
-    let line = match take {
-        Take::CountOver(x) | Take::ShareOver(x) => x * scale,
-        Take::Sum | Take::Max => f64::INFINITY,
-    };
-    for x in values.iter().copied().filter(|x| !x.is_nan()) {
-        n += 1;
-        sum += x;
-        max = max.max(x);
-        over += u64::from(x > line);
-    }
-    match take {
-        _ if n == 0 => f64::NAN,
-        Take::Sum => sum,
-        Take::Max => max,
-        Take::CountOver(_) => over as f64,
-        Take::ShareOver(_) => over as f64 / n as f64,
     }
 }

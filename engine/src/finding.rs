@@ -87,7 +87,9 @@ impl Finding {
             Phase::Pending => self.pending(policy, enter, passed, now),
             Phase::Firing | Phase::Recovering => {
                 let leave = match leave() {
-                    Judged::Unknown | Judged::Failed(_) if policy.on_missing == OnMissing::Clear => Judged::True,
+                    Judged::Unknown | Judged::Failed(_) if policy.on_missing == OnMissing::Clear => {
+                        Judged::True
+                    }
                     other => other,
                 };
                 self.stale = matches!(leave, Judged::Unknown | Judged::Failed(_));

@@ -279,7 +279,10 @@ impl Incident {
         let gather = |of: fn(&Conclusion) -> &Vec<Actor>| {
             let mut out: Vec<Actor> = Vec::new();
             for a in chain.iter().flat_map(|i| of(&self.members[*i].conclusion)) {
-                let same = |b: &Actor| (&a.kind, a.pid, &a.comm, &a.cgroup, &a.name) == (&b.kind, b.pid, &b.comm, &b.cgroup, &b.name);
+                let same = |b: &Actor| {
+                    (&a.kind, a.pid, &a.comm, &a.cgroup, &a.name)
+                        == (&b.kind, b.pid, &b.comm, &b.cgroup, &b.name)
+                };
                 if out.len() < MAX_SHOWN && !out.iter().any(same) {
                     let mut a = a.clone();
                     a.workload = a.cgroup.as_deref().and_then(workload_of);

@@ -7,6 +7,7 @@ mod data;
 mod engine;
 mod finding;
 mod incident;
+mod judge;
 mod schema;
 pub mod script;
 pub mod subjects;

@@ -50,14 +50,17 @@ impl Schema {
     /// The sources that `name` in `needs` or `wants` means: a collector, a stream, or a stream's dotted prefix.
     pub fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Source> {
         self.sources.iter().filter(move |s| {
-            let below = |full: &str| full.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with('.'));
+            let below =
+                |full: &str| full.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with('.'));
             s.name == name || s.streams.iter().any(|t| below(&t.name))
         })
     }
 
     /// Full names of all fields, for suggestions.
     pub fn field_names(&self) -> Vec<String> {
-        self.streams().flat_map(|(_, s)| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name))).collect()
+        self.streams()
+            .flat_map(|(_, s)| s.fields.iter().map(move |f| format!("{}.{}", s.name, f.name)))
+            .collect()
     }
 }
 

@@ -115,10 +115,7 @@ impl SubjectTable {
 
     /// The occupied rows, those of gone subjects included.
     pub fn rows(&self) -> impl Iterator<Item = (u32, &Subject)> {
-        self.subjects
-            .iter()
-            .enumerate()
-            .filter_map(|(i, s)| Some((i as u32, s.as_ref()?)))
+        self.subjects.iter().enumerate().filter_map(|(i, s)| Some((i as u32, s.as_ref()?)))
     }
 
     /// Rows about subjects that found no place.
@@ -154,11 +151,7 @@ impl SubjectTable {
             Some(row) => row,
             None if self.subjects.len() < self.cap => {
                 self.subjects.push(None);
-                self.meta.push(Meta {
-                    last_seen: 0,
-                    gone_at: HERE,
-                    generation: 0,
-                });
+                self.meta.push(Meta { last_seen: 0, gone_at: HERE, generation: 0 });
                 self.mask.push(0.0);
                 self.parents.push(NO_ROW);
                 (self.subjects.len() - 1) as u32
@@ -170,11 +163,8 @@ impl SubjectTable {
         };
         let i = row as usize;
         self.subjects[i] = Some(subject.clone());
-        self.meta[i] = Meta {
-            last_seen: at,
-            gone_at: HERE,
-            generation: self.meta[i].generation.wrapping_add(1),
-        };
+        self.meta[i] =
+            Meta { last_seen: at, gone_at: HERE, generation: self.meta[i].generation.wrapping_add(1) };
         self.mask[i] = 0.0;
         match subject {
             Subject::Host => {}
@@ -274,11 +264,7 @@ impl SubjectTable {
             }
         }
         let generation = self.meta[i].generation.wrapping_add(1);
-        self.meta[i] = Meta {
-            last_seen: 0,
-            gone_at: HERE,
-            generation,
-        };
+        self.meta[i] = Meta { last_seen: 0, gone_at: HERE, generation };
         self.mask[i] = f64::NAN;
         self.free.push(row);
         self.parents_stale = true;
@@ -291,10 +277,9 @@ impl SubjectTable {
         }
         for (subject, parent) in self.subjects.iter().zip(&mut self.parents) {
             *parent = match subject {
-                Some(Subject::Cgroup(path)) => parent_path(path)
-                    .and_then(|p| self.by_name.get(p))
-                    .copied()
-                    .unwrap_or(NO_ROW),
+                Some(Subject::Cgroup(path)) => {
+                    parent_path(path).and_then(|p| self.by_name.get(p)).copied().unwrap_or(NO_ROW)
+                }
                 _ => NO_ROW,
             };
         }

@@ -12,7 +12,8 @@ fn schema() -> Schema {
     const CG: &[SubjectKind] = &[SubjectKind::Cgroup];
     const HOST: &[SubjectKind] = &[SubjectKind::Host];
     const RECLAIM: &[Field] = &[Field::duration("duration", ""), Field::text("comm", "")];
-    const MEMCG: &[Field] = &[Field::counter("events_max", Unit::Count, ""), Field::gauge("usage", Unit::Bytes, "")];
+    const MEMCG: &[Field] =
+        &[Field::counter("events_max", Unit::Count, ""), Field::gauge("usage", Unit::Bytes, "")];
     const VMSTAT: &[Field] = &[Field::counter("allocstall", Unit::Count, "")];
     let source = |name: &str, s: Stream| Source {
         name: name.into(),

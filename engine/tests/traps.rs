@@ -57,7 +57,10 @@ fn trap(functions: &str, expected: &[&str]) {
 #[test]
 fn sound_functions_pass() {
     trap("fn enter(w, p) { w.errors.value > p.line }", &[]);
-    trap("fn enter(w, p) { let x = w.took.ms; if x > 3 { return true; } p.mode == \"x\" && w.stall.pct > 5 }", &[]);
+    trap(
+        "fn enter(w, p) { let x = w.took.ms; if x > 3 { return true; } p.mode == \"x\" && w.stall.pct > 5 }",
+        &[],
+    );
     trap("fn enter(w, p) { big(w, 2.0) } fn big(w, n) { w.size.mib > n }", &[]);
 }
 
@@ -110,7 +113,9 @@ fn switched_off() {
 
 #[test]
 fn reserved_words_cannot_be_keys() {
-    for word in ["default", "with", "is", "use", "match", "case", "shared", "thread", "sync", "go", "nil", "null"] {
+    for word in
+        ["default", "with", "is", "use", "match", "case", "shared", "thread", "sync", "go", "nil", "null"]
+    {
         let text = HEAD.replace("line:", &format!("{word}:"));
         assert_eq!(all(&text), ["R001"], "{word}");
     }
@@ -160,7 +165,8 @@ fn leaving_where_it_enters() {
 
 #[test]
 fn what_does_not_lower_is_said_with_its_place() {
-    let text = format!("{HEAD}fn enter(w, p) {{ let n = 0.0; for i in 0..3 {{ n += 1.0; }} w.errors.value > n }}");
+    let text =
+        format!("{HEAD}fn enter(w, p) {{ let n = 0.0; for i in 0..3 {{ n += 1.0; }} w.errors.value > n }}");
     let c = compile(&Sandbox::new(), &schema(), "t.rhai", &text, &Overrides::default());
     let d = c.diagnostics.iter().find(|d| d.code == "R029").unwrap();
     assert!(d.message.contains("a loop"), "{}", d.message);
@@ -171,15 +177,27 @@ fn what_does_not_lower_is_said_with_its_place() {
 #[test]
 fn bad_tests_are_found_by_the_checker() {
     let enter = "fn enter(w, p) { w.errors.value > p.line }";
-    trap(&format!("{enter} fn test_a(t) {{ t.series(\"disk.eror\", \"1\"); t.at(\"1s\").expect(\"resolved\"); }}"), &["R033"]);
-    trap(&format!("{enter} fn test_a(t) {{ t.series(\"disk.errors\", \"1y\"); t.at(\"1s\").expect(\"resolved\"); }}"), &["R033"]);
+    trap(
+        &format!(
+            "{enter} fn test_a(t) {{ t.series(\"disk.eror\", \"1\"); t.at(\"1s\").expect(\"resolved\"); }}"
+        ),
+        &["R033"],
+    );
+    trap(
+        &format!(
+            "{enter} fn test_a(t) {{ t.series(\"disk.errors\", \"1y\"); t.at(\"1s\").expect(\"resolved\"); }}"
+        ),
+        &["R033"],
+    );
     trap(&format!("{enter} fn test_a(t) {{ t.at(\"1\").expect(\"resolved\"); }}"), &["R033"]);
     trap(&format!("{enter} fn test_a(t) {{ t.at(\"1s\").expect(\"fireing\"); }}"), &["R033"]);
 }
 
 #[test]
 fn hostile_files_are_refused_in_time() {
-    for text in ["\u{0}\u{1}", &"(".repeat(5000), &"[".repeat(300_000), &format!("{HEAD}{}", "fn f() {}".repeat(500))] {
+    for text in
+        ["\u{0}\u{1}", &"(".repeat(5000), &"[".repeat(300_000), &format!("{HEAD}{}", "fn f() {}".repeat(500))]
+    {
         assert!(all(text).contains(&"R001"));
     }
     let deep = format!("{HEAD}fn enter(w, p) {{ {}true{} }}", "!(".repeat(400), ")".repeat(400));

@@ -64,22 +64,14 @@ impl Batch {
     pub fn row_at(&mut self, subject: Subject, boot_ns: u64) -> Row<'_> {
         let base = self.values.len();
         self.values.resize(base + self.stream.fields.len(), 0);
-        self.heads.push(Head {
-            subject,
-            at: boot_ns,
-            present: 0,
-        });
+        self.heads.push(Head { subject, at: boot_ns, present: 0 });
         Row { batch: self, base }
     }
 
     /// The writer of the row that was appended last.
     pub fn last_row(&mut self) -> Option<Row<'_>> {
         let base = self.values.len().checked_sub(self.stream.fields.len())?;
-        if self.heads.is_empty() {
-            None
-        } else {
-            Some(Row { batch: self, base })
-        }
+        if self.heads.is_empty() { None } else { Some(Row { batch: self, base }) }
     }
 
     /// Removes all rows, texts and `gone`, and keeps the memory.
@@ -97,11 +89,7 @@ impl Batch {
     pub fn push_raw(&mut self, subject: Subject, boot_ns: u64, present: u64) -> &mut [u64] {
         let base = self.values.len();
         self.values.resize(base + self.stream.fields.len(), 0);
-        self.heads.push(Head {
-            subject,
-            at: boot_ns,
-            present,
-        });
+        self.heads.push(Head { subject, at: boot_ns, present });
         &mut self.values[base..]
     }
 
@@ -176,17 +164,8 @@ pub struct Row<'a> {
 
 impl Row<'_> {
     fn set(&mut self, field: usize, bits: u64, kinds: &[FieldKind]) -> &mut Self {
-        let fits = self
-            .batch
-            .stream
-            .fields
-            .get(field)
-            .is_some_and(|f| kinds.contains(&f.kind));
-        debug_assert!(
-            fits,
-            "field {field} of `{}` is none of {kinds:?}",
-            self.batch.stream.name
-        );
+        let fits = self.batch.stream.fields.get(field).is_some_and(|f| kinds.contains(&f.kind));
+        debug_assert!(fits, "field {field} of `{}` is none of {kinds:?}", self.batch.stream.name);
         if fits && field < MAX_FIELDS {
             self.batch.values[self.base + field] = bits;
             if let Some(head) = self.batch.heads.last_mut() {
@@ -203,11 +182,7 @@ impl Row<'_> {
 
     /// Sets a gauge. A value that is no number is left absent.
     pub fn gauge(&mut self, field: usize, value: f64) -> &mut Self {
-        if value.is_finite() {
-            self.set(field, value.to_bits(), &[FieldKind::Gauge])
-        } else {
-            self
-        }
+        if value.is_finite() { self.set(field, value.to_bits(), &[FieldKind::Gauge]) } else { self }
     }
 
     /// Sets a text.
@@ -284,20 +259,14 @@ mod tests {
 
     #[test]
     fn absent_is_not_zero() {
-        const FIELDS: &[Field] = &[
-            Field::counter("a", Unit::Count, ""),
-            Field::gauge("b", Unit::Ratio, ""),
-            Field::text("c", ""),
-        ];
+        const FIELDS: &[Field] =
+            &[Field::counter("a", Unit::Count, ""), Field::gauge("b", Unit::Ratio, ""), Field::text("c", "")];
         let stream = Arc::new(Stream::sampled("t", "", &[SubjectKind::Host], FIELDS));
         let mut b = Batch::new(stream, Stamp::default());
         b.row(Subject::Host).int(0, 7).text(2, "x");
         b.row(Subject::Cpu(1)).gauge(1, f64::NAN).gauge(1, 0.5);
         let rows: Vec<_> = b.rows().collect();
-        assert_eq!(
-            (rows[0].number(0), rows[0].number(1), rows[0].number(2)),
-            (Some(7.0), None, None)
-        );
+        assert_eq!((rows[0].number(0), rows[0].number(1), rows[0].number(2)), (Some(7.0), None, None));
         assert_eq!(rows[0].text(2).map(|t| t.as_ref()), Some("x"));
         assert_eq!((rows[1].number(0), rows[1].number(1)), (None, Some(0.5)));
         assert_eq!(rows[1].text(2), None);

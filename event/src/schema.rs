@@ -75,22 +75,12 @@ pub struct Field {
 impl Field {
     /// A counter; see [`FieldKind::Counter`].
     pub const fn counter(name: &'static str, unit: Unit, help: &'static str) -> Field {
-        Field {
-            name: Cow::Borrowed(name),
-            kind: FieldKind::Counter,
-            unit,
-            help: Cow::Borrowed(help),
-        }
+        Field { name: Cow::Borrowed(name), kind: FieldKind::Counter, unit, help: Cow::Borrowed(help) }
     }
 
     /// A gauge; see [`FieldKind::Gauge`].
     pub const fn gauge(name: &'static str, unit: Unit, help: &'static str) -> Field {
-        Field {
-            name: Cow::Borrowed(name),
-            kind: FieldKind::Gauge,
-            unit,
-            help: Cow::Borrowed(help),
-        }
+        Field { name: Cow::Borrowed(name), kind: FieldKind::Gauge, unit, help: Cow::Borrowed(help) }
     }
 
     /// A duration in nanoseconds; see [`FieldKind::Duration`].
@@ -181,6 +171,5 @@ impl Stream {
 
 /// Splits a full field name at its last dot: `reclaim.memcg.duration` is field `duration` of `reclaim.memcg`.
 pub fn split_field(full: &str) -> Option<(&str, &str)> {
-    full.rsplit_once('.')
-        .filter(|(s, f)| !s.is_empty() && !f.is_empty())
+    full.rsplit_once('.').filter(|(s, f)| !s.is_empty() && !f.is_empty())
 }

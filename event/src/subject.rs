@@ -109,10 +109,7 @@ impl Subject {
 
     /// The subject of `kind` whose part after the colon is `name`.
     pub fn from_parts(kind: SubjectKind, name: &str) -> Result<Subject, ParseSubjectError> {
-        let number = || {
-            name.parse::<u32>()
-                .map_err(|_| ParseSubjectError(format!("{}:{name}", kind.name())))
-        };
+        let number = || name.parse::<u32>().map_err(|_| ParseSubjectError(format!("{}:{name}", kind.name())));
         Ok(match kind {
             SubjectKind::Host => Subject::Host,
             SubjectKind::Cpu => Subject::Cpu(number()?),
@@ -142,8 +139,7 @@ impl Subject {
             return false;
         };
         a.as_ref() == "/"
-            || b.strip_prefix(a.as_ref())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            || b.strip_prefix(a.as_ref()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -185,9 +181,7 @@ impl FromStr for Subject {
         }
         let unknown = || ParseSubjectError(s.to_string());
         let (kind, name) = s.split_once(':').ok_or_else(unknown)?;
-        let kind = SubjectKind::from_name(kind)
-            .filter(|k| *k != SubjectKind::Host)
-            .ok_or_else(unknown)?;
+        let kind = SubjectKind::from_name(kind).filter(|k| *k != SubjectKind::Host).ok_or_else(unknown)?;
         Subject::from_parts(kind, name)
     }
 }
@@ -211,15 +205,7 @@ mod tests {
 
     #[test]
     fn text_form_round_trips() {
-        for s in [
-            "host",
-            "cpu:3",
-            "node:0",
-            "cgroup:/",
-            "cgroup:/a/b:c",
-            "task:4711",
-            "device:eth0",
-        ] {
+        for s in ["host", "cpu:3", "node:0", "cgroup:/", "cgroup:/a/b:c", "task:4711", "device:eth0"] {
             assert_eq!(s.parse::<Subject>().unwrap().to_string(), s);
         }
         for s in ["", "hosts", "host:", "cpu:x", "cgroup:a", "task:-1", "pod:x"] {

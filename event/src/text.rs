@@ -75,18 +75,12 @@ pub fn did_you_mean<'a>(given: &str, candidates: impl IntoIterator<Item = &'a st
 fn edits(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().take(128).collect();
     let b: Vec<char> = b.chars().take(128).collect();
-    let mut rows = [
-        vec![0; b.len() + 1],
-        (0..=b.len()).collect(),
-        vec![0; b.len() + 1],
-    ];
+    let mut rows = [vec![0; b.len() + 1], (0..=b.len()).collect(), vec![0; b.len() + 1]];
     for i in 1..=a.len() {
         rows[2][0] = i;
         for j in 1..=b.len() {
             let cost = usize::from(a[i - 1] != b[j - 1]);
-            let mut d = (rows[1][j] + 1)
-                .min(rows[2][j - 1] + 1)
-                .min(rows[1][j - 1] + cost);
+            let mut d = (rows[1][j] + 1).min(rows[2][j - 1] + 1).min(rows[1][j - 1] + cost);
             if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
                 d = d.min(rows[0][j - 2] + 1);
             }
@@ -104,10 +98,7 @@ mod tests {
     #[test]
     fn hostile_text_becomes_visible() {
         assert_eq!(escape("plain ünïcode"), "plain ünïcode");
-        assert_eq!(
-            escape("a\nb\x1b[31m\u{202e}\u{9b}"),
-            "a\\nb\\x1b[31m\\u{202e}\\x9b"
-        );
+        assert_eq!(escape("a\nb\x1b[31m\u{202e}\u{9b}"), "a\\nb\\x1b[31m\\u{202e}\\x9b");
         assert_eq!(from_bytes(b"ok\xff\xfe.x"), "ok\\xff\\xfe.x");
         assert_eq!(shorten("abcdef", 4), "abc…");
         assert_eq!(shorten("abcd", 4), "abcd");

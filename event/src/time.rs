@@ -28,9 +28,7 @@ impl Stamp {
 /// Reads a duration such as `500ms`, `10s`, `1.5h` or `2d` into nanoseconds.
 pub fn parse_duration(s: &str) -> Result<u64, String> {
     let s = s.trim();
-    let split = s
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(s.len());
+    let split = s.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(s.len());
     let (number, unit) = s.split_at(split);
     let ns = match unit.trim() {
         "ns" => 1.0,
@@ -42,21 +40,13 @@ pub fn parse_duration(s: &str) -> Result<u64, String> {
         "d" => 86_400e9,
         "w" => 604_800e9,
         "" => {
-            return Err(format!(
-                "`{}` has no unit: write for example 500ms, 10s, 5m, 1h, 2d",
-                escaped(s)
-            ));
+            return Err(format!("`{}` has no unit: write for example 500ms, 10s, 5m, 1h, 2d", escaped(s)));
         }
         u => {
-            return Err(format!(
-                "`{}` is no unit of time: use ns, us, ms, s, m, h, d or w",
-                escaped(u)
-            ));
+            return Err(format!("`{}` is no unit of time: use ns, us, ms, s, m, h, d or w", escaped(u)));
         }
     };
-    let value: f64 = number
-        .parse()
-        .map_err(|_| format!("`{}` is no duration", escaped(s)))?;
+    let value: f64 = number.parse().map_err(|_| format!("`{}` is no duration", escaped(s)))?;
     let total = value * ns;
     if total.is_finite() && total < 9e18 {
         Ok(total.round() as u64)
@@ -71,13 +61,7 @@ fn escaped(s: &str) -> String {
 
 /// A duration for people and configs, in the largest unit that divides it: `10s`, `1500ms`, `2h`.
 pub fn format_duration(ns: u64) -> String {
-    for (unit, name) in [
-        (86_400 * SEC, "d"),
-        (3600 * SEC, "h"),
-        (60 * SEC, "m"),
-        (SEC, "s"),
-        (MS, "ms"),
-    ] {
+    for (unit, name) in [(86_400 * SEC, "d"), (3600 * SEC, "h"), (60 * SEC, "m"), (SEC, "s"), (MS, "ms")] {
         if ns >= unit && ns.is_multiple_of(unit) {
             return format!("{}{name}", ns / unit);
         }
@@ -120,9 +104,7 @@ pub fn parse_rfc3339(s: &str) -> Option<u64> {
     let b = s.as_bytes();
     let number = |from: usize, to: usize| -> Option<i64> {
         let digits = b.get(from..to)?;
-        digits
-            .iter()
-            .try_fold(0, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
+        digits.iter().try_fold(0, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
     };
     let is = |at: usize, c: &[u8]| b.get(at).is_some_and(|b| c.contains(b));
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
@@ -168,10 +150,7 @@ pub fn parse_rfc3339(s: &str) -> Option<u64> {
     let doy = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
     let seconds = days * 86_400 + (hour * 60 + minute - offset) * 60 + second;
-    u64::try_from(seconds)
-        .ok()?
-        .checked_mul(SEC)?
-        .checked_add(nanos as u64)
+    u64::try_from(seconds).ok()?.checked_mul(SEC)?.checked_add(nanos as u64)
 }
 
 #[cfg(test)]
@@ -197,10 +176,7 @@ mod tests {
         for (s, want) in [
             ("1970-01-01T00:00:00Z", Some(0)),
             ("2024-02-29T12:34:56.123Z", Some(1_709_210_096_123_000_000)),
-            (
-                "2024-02-29 13:34:56.123456789123+01:00",
-                Some(1_709_210_096_123_456_789),
-            ),
+            ("2024-02-29 13:34:56.123456789123+01:00", Some(1_709_210_096_123_456_789)),
             ("2024-02-29t07:04:56.123-05:30", Some(1_709_210_096_123_000_000)),
             ("2023-02-29T00:00:00Z", None),
             ("2024-13-01T00:00:00Z", None),
@@ -219,14 +195,8 @@ mod tests {
     #[test]
     fn rfc3339() {
         assert_eq!(format_rfc3339(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(
-            format_rfc3339(1_709_210_096_123_000_000),
-            "2024-02-29T12:34:56.123Z"
-        );
-        assert_eq!(
-            format_rfc3339(4_102_444_799_999_999_999),
-            "2099-12-31T23:59:59.999Z"
-        );
+        assert_eq!(format_rfc3339(1_709_210_096_123_000_000), "2024-02-29T12:34:56.123Z");
+        assert_eq!(format_rfc3339(4_102_444_799_999_999_999), "2099-12-31T23:59:59.999Z");
     }
 
     proptest::proptest! {

@@ -78,18 +78,8 @@ mod tests {
         let under = uid.replace('-', "_");
         check("/", None, None, false);
         check("/system.slice/redis.service", Some("redis.service"), None, false);
-        check(
-            "/system.slice/system-getty.slice",
-            Some("system-getty.slice"),
-            None,
-            false,
-        );
-        check(
-            "/user.slice/user-0.slice/session-1.scope",
-            Some("session-1.scope"),
-            None,
-            false,
-        );
+        check("/system.slice/system-getty.slice", Some("system-getty.slice"), None, false);
+        check("/user.slice/user-0.slice/session-1.scope", Some("session-1.scope"), None, false);
         check(
             &format!(
                 "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{under}.slice/cri-containerd-{ID}.scope"
@@ -98,19 +88,9 @@ mod tests {
             Some(uid),
             true,
         );
-        check(
-            &format!("/kubepods/besteffort/pod{uid}/{ID}"),
-            None,
-            Some(uid),
-            true,
-        );
+        check(&format!("/kubepods/besteffort/pod{uid}/{ID}"), None, Some(uid), true);
         check(&format!("/docker/{ID}"), None, None, true);
-        check(
-            &format!("/machine.slice/libpod-{ID}.scope"),
-            Some(&format!("libpod-{ID}.scope")),
-            None,
-            true,
-        );
+        check(&format!("/machine.slice/libpod-{ID}.scope"), Some(&format!("libpod-{ID}.scope")), None, true);
         check(
             &format!("/kubepods.slice/kubepods-pod{under}.slice:cri-containerd:{ID}"),
             Some("kubepods.slice"),

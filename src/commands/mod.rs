@@ -5,6 +5,7 @@ mod check;
 mod context;
 mod explain;
 mod rules;
+mod run;
 mod test;
 
 use std::io::{self, IsTerminal, Write};
@@ -67,6 +68,7 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = match &cli.command {
+        Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(args),
         Command::Test(args) => test::test(args),
         Command::Rules(args) => rules::rules(args),

@@ -1,5 +1,12 @@
 //! The running daemon and what it shares with the other commands: collectors and rules, as the config wants them.
 
+pub mod exceptions;
+pub mod facts;
+pub mod judge;
+pub mod output;
 pub mod rule_files;
 pub mod rule_set;
+pub mod run;
+pub mod signals;
 pub mod sources;
+pub mod workloads;

@@ -2,11 +2,15 @@
 //! here; nothing here decides anything or reads anything.
 
 mod quote;
+#[cfg(test)]
+pub(crate) mod sample;
 mod style;
 mod table;
+mod verdict;
 mod wrap;
 
 pub use quote::{command, quote};
 pub use style::Style;
 pub use table::Table;
+pub use verdict::verdict;
 pub use wrap::wrap;

@@ -85,7 +85,8 @@ fn confidence(s: &str) -> Fallible<Confidence> {
 /// Adds the builder to an engine.
 pub(crate) fn register(engine: &mut Engine) {
     engine.register_type_with_name::<Builder>("cause");
-    let begin = |cause: &str, c: Confidence| Builder(Rc::new(std::cell::RefCell::new(Conclusion::new(cause, c))));
+    let begin =
+        |cause: &str, c: Confidence| Builder(Rc::new(std::cell::RefCell::new(Conclusion::new(cause, c))));
     engine.register_fn("cause", move |c: ImmutableString, how: ImmutableString| -> Fallible<Builder> {
         Ok(begin(&c, confidence(&how)?))
     });
@@ -117,7 +118,8 @@ pub(crate) fn register(engine: &mut Engine) {
             add_hint(b, &t, command, &risk)
         },
     );
-    engine.register_fn("culprit", |b: &mut Builder, who: Map| b.change(|c| push(&mut c.culprits, actor(&who))));
+    engine
+        .register_fn("culprit", |b: &mut Builder, who: Map| b.change(|c| push(&mut c.culprits, actor(&who))));
     engine.register_fn("victim", |b: &mut Builder, who: Map| b.change(|c| push(&mut c.victims, actor(&who))));
     engine.register_fn("culprits", |b: &mut Builder, who: Array| {
         b.change(|c| who.iter().filter_map(as_actor).for_each(|a| push(&mut c.culprits, a)))
@@ -145,7 +147,9 @@ fn add_hint(b: &mut Builder, t: &str, command: Array, risk: &str) -> Fallible<Bu
     for part in command.iter().take(MAX_ENTRIES) {
         match part.read_lock::<ImmutableString>() {
             Some(s) => argv.push(text(&s)),
-            None => return Err(format!("a command is an array of strings, not of {}", part.type_name()).into()),
+            None => {
+                return Err(format!("a command is an array of strings, not of {}", part.type_name()).into());
+            }
         }
     }
     let risk = (!risk.is_empty()).then(|| text(risk));
@@ -160,10 +164,17 @@ fn as_actor(d: &Dynamic) -> Option<Actor> {
 /// An actor from a map such as `ctx.top` gives; keys that do not exist stay empty.
 fn actor(m: &Map) -> Actor {
     let get = |key: &str| m.get(key).and_then(|d| d.read_lock::<ImmutableString>().map(|s| text(&s)));
-    let num = |key: &str| m.get(key).and_then(|d| d.as_float().ok().or_else(|| d.as_int().ok().map(|i| i as f64)));
+    let num =
+        |key: &str| m.get(key).and_then(|d| d.as_float().ok().or_else(|| d.as_int().ok().map(|i| i as f64)));
     let stack = m.get("stack").and_then(|d| {
         let frames = d.read_lock::<Array>()?;
-        Some(frames.iter().take(64).filter_map(|f| f.read_lock::<ImmutableString>().map(|s| text(&s))).collect())
+        Some(
+            frames
+                .iter()
+                .take(64)
+                .filter_map(|f| f.read_lock::<ImmutableString>().map(|s| text(&s)))
+                .collect(),
+        )
     });
     let nonempty = |s: Option<String>| s.filter(|s| !s.is_empty());
     Actor {

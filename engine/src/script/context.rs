@@ -74,9 +74,10 @@ impl Ctx {
     fn top(&self, what: &str, n: i64) -> Result<Array, Box<EvalAltResult>> {
         let n = usize::try_from(n).unwrap_or(0).min(MAX_ITEMS);
         let fits = |full: bool| {
-            self.manifest.windows.iter().position(|d| {
-                if full { what == format!("{}.{}", d.stream, d.field) } else { what == d.name }
-            })
+            self.manifest
+                .windows
+                .iter()
+                .position(|d| if full { what == format!("{}.{}", d.stream, d.field) } else { what == d.name })
         };
         let Some(i) = fits(false).or_else(|| fits(true)) else {
             return Err(format!("`top` knows no window or windowed field `{what}` of this rule").into());

@@ -21,7 +21,12 @@ fn schema() -> Schema {
         Field::gauge("size", Unit::Bytes, ""),
     ];
     let s = Stream::sampled("s", "", &[SubjectKind::Host, SubjectKind::Cgroup], FIELDS);
-    Schema::new(vec![Origin { name: "s".into(), streams: vec![Arc::new(s)], interval_ns: SEC, missing: None }])
+    Schema::new(vec![Origin {
+        name: "s".into(),
+        streams: vec![Arc::new(s)],
+        interval_ns: SEC,
+        missing: None,
+    }])
 }
 
 fn number() -> impl Strategy<Value = String> {
@@ -52,7 +57,8 @@ fn number() -> impl Strategy<Value = String> {
 }
 
 fn condition_of(n: impl Strategy<Value = String> + Clone + 'static) -> BoxedStrategy<String> {
-    let compare = (n.clone(), prop_oneof!["[<>]", "[<>]=", "==", "!="], n).prop_map(|(a, o, b)| format!("{a} {o} {b}"));
+    let compare =
+        (n.clone(), prop_oneof!["[<>]", "[<>]=", "==", "!="], n).prop_map(|(a, o, b)| format!("{a} {o} {b}"));
     prop_oneof![
         6 => compare,
         1 => Just("w.b.known".to_string()),

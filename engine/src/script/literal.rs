@@ -52,7 +52,11 @@ pub(crate) fn find_rule(statements: &[Stmt], report: &mut Report<'_>) -> Option<
             Stmt::Noop(_) => {}
             other => {
                 report
-                    .add(Code::Forbidden, other.position(), "only `const RULE` and functions may stand at the top level")
+                    .add(
+                        Code::Forbidden,
+                        other.position(),
+                        "only `const RULE` and functions may stand at the top level",
+                    )
                     .help("put constants into RULE's `params` and code into functions");
             }
         }
@@ -71,7 +75,9 @@ fn read(e: &Expr, report: &mut Report<'_>) -> Option<Lit> {
         Expr::FloatConstant(x, _) => Value::Number(**x),
         Expr::StringConstant(s, _) => Value::Text(s.to_string()),
         Expr::CharConstant(c, _) => Value::Text(c.to_string()),
-        Expr::Array(items, _) => Value::List(items.iter().map(|i| read(i, report)).collect::<Option<Vec<_>>>()?),
+        Expr::Array(items, _) => {
+            Value::List(items.iter().map(|i| read(i, report)).collect::<Option<Vec<_>>>()?)
+        }
         Expr::Map(m, _) => {
             let mut out: Vec<(String, Place, Lit)> = Vec::with_capacity(m.0.len());
             for (k, v) in &m.0 {
@@ -140,7 +146,11 @@ impl<'l> Taker<'l> {
         match &lit.value {
             Value::Map(entries) => Some(Taker { what, at: lit.at, entries, taken: Vec::new() }),
             other => {
-                report.add(Code::BadValue, lit.at, format!("{what} must be a map `#{{…}}`, not {}", other.kind()));
+                report.add(
+                    Code::BadValue,
+                    lit.at,
+                    format!("{what} must be a map `#{{…}}`, not {}", other.kind()),
+                );
                 None
             }
         }
@@ -164,7 +174,11 @@ impl<'l> Taker<'l> {
         text(lit, &format!("`{key}` of {}", self.what), report)
     }
 
-    pub(crate) fn need_text(&mut self, key: &'static str, report: &mut Report<'_>) -> Option<(&'l str, Place)> {
+    pub(crate) fn need_text(
+        &mut self,
+        key: &'static str,
+        report: &mut Report<'_>,
+    ) -> Option<(&'l str, Place)> {
         let lit = self.need(key, report)?;
         text(lit, &format!("`{key}` of {}", self.what), report)
     }
@@ -181,7 +195,11 @@ impl<'l> Taker<'l> {
             Value::Number(x) if bounds.contains(&x) => Some(x),
             Value::Number(x) => {
                 let (lo, hi) = (bounds.start(), bounds.end());
-                report.add(Code::BadValue, lit.at, format!("`{key}` is {x}, but must lie between {lo} and {hi}"));
+                report.add(
+                    Code::BadValue,
+                    lit.at,
+                    format!("`{key}` is {x}, but must lie between {lo} and {hi}"),
+                );
                 None
             }
             ref other => {

@@ -2,10 +2,9 @@
 //! windows, params, `let`, arithmetic, comparison, `&& || !`, `if`, `return`, `min max abs`, and calls of the file's own
 //! helper functions that stay in it too. Otherwise it says why not, and where.
 
-use std::collections::HashMap;
+use rhai::{ASTFlags, Expr, Position, Stmt};
 
-use rhai::{AST, ASTFlags, ASTNode, Expr, Position, Stmt};
-
+use super::functions::Functions;
 use super::manifest::{Manifest, ParamValue, RESERVED_WINDOWS};
 use super::program::{Bin, Op, Program, Prop, fold};
 use whystall_event::SubjectKind;
@@ -55,47 +54,17 @@ enum Node {
     Let(u16, Box<Node>, Box<Node>),
 }
 
-/// One function of a rule file.
-#[derive(Debug)]
-pub(crate) struct Function {
-    pub(crate) name: String,
-    pub(crate) params: Vec<String>,
-    pub(crate) body: Vec<Stmt>,
-    /// Where its first statement begins.
-    pub(crate) at: Position,
-}
-
-/// The functions of a file by name and number of parameters.
-pub(crate) type Functions = HashMap<(String, usize), Function>;
-
-/// Takes the functions out of an AST.
-pub(crate) fn functions(ast: &AST) -> Functions {
-    let signatures: Vec<(String, Vec<String>)> =
-        ast.iter_functions().map(|f| (f.name.to_string(), f.params.iter().map(|p| p.to_string()).collect())).collect();
-    let mut out = Functions::new();
-    for (name, params) in signatures {
-        // `clone_functions_only_filtered` of rhai 1.27 does not filter into an empty module, so: all, then retain.
-        let mut only = ast.clone_functions_only();
-        only.retain_functions(|_, _, n, arity| n == name && arity == params.len());
-        let mut body: Vec<Stmt> = Vec::new();
-        only.walk(&mut |path: &[ASTNode<'_>]| {
-            if let [ASTNode::Stmt(s)] = path {
-                body.push((*s).clone());
-            }
-            true
-        });
-        let at = body.first().map_or(Position::NONE, Stmt::position);
-        out.insert((name.clone(), params.len()), Function { name, params, body, at });
-    }
-    out
-}
-
 /// Most nodes a program may have; a tree beyond it is left to the interpreter.
 const MAX_NODES: usize = 2048;
 const MAX_INLINE: usize = 8;
 
 /// Lowers the function called `name(w, p)` for subjects of `kind`.
-pub(crate) fn lower(name: &str, functions: &Functions, manifest: &Manifest, kind: SubjectKind) -> Lowered<Program> {
+pub(crate) fn lower(
+    name: &str,
+    functions: &Functions,
+    manifest: &Manifest,
+    kind: SubjectKind,
+) -> Lowered<Program> {
     let Some(def) = functions.get(&(name.to_string(), 2)) else {
         return no(format!("there is no `{name}(w, p)`"), Position::NONE);
     };
@@ -204,9 +173,7 @@ impl Lower<'_> {
                 self.sequence(&all, end)
             }
             Stmt::Expr(e) => self.last_or_checked(e, after, rest, more, at),
-            Stmt::FnCall(f, p) => {
-                self.last_or_checked(&Expr::FnCall(f.clone(), *p), after, rest, more, at)
-            }
+            Stmt::FnCall(f, p) => self.last_or_checked(&Expr::FnCall(f.clone(), *p), after, rest, more, at),
             Stmt::Assignment(_) => no("an assignment", at),
             Stmt::While(..) | Stmt::Do(..) | Stmt::For(..) => no("a loop", at),
             Stmt::Switch(..) => no("`switch`", at),

@@ -7,6 +7,7 @@ mod context;
 mod diag;
 #[cfg(test)]
 mod equality;
+mod functions;
 mod literal;
 mod lower;
 mod manifest;

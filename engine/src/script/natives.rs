@@ -209,7 +209,8 @@ const CTX_PROPERTIES: &[(&str, Ty)] = &[
 const VALUE_PROPERTIES: &[(&str, Ty)] = &[("len", Ty::Int), ("is_empty", Ty::Bool)];
 
 /// Names that are switched off in the sandbox.
-pub(crate) const FORBIDDEN: &[&str] = &["eval", "print", "debug", "Fn", "call", "curry", "import", "is_shared", "sleep"];
+pub(crate) const FORBIDDEN: &[&str] =
+    &["eval", "print", "debug", "Fn", "call", "curry", "import", "is_shared", "sleep"];
 
 /// States a test can expect.
 pub(crate) const STATES: [&str; 6] = ["silent", "pending", "firing", "recovering", "resolved", "stale"];

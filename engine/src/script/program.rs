@@ -139,7 +139,11 @@ pub(crate) enum Bin {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Op {
     Const(f64),
-    Read { window: u16, prop: Prop, scale: f64 },
+    Read {
+        window: u16,
+        prop: Prop,
+        scale: f64,
+    },
     Slot(u16),
     Set(u16),
     Neg,
@@ -177,17 +181,51 @@ fn apply(op: Bin, a: f64, b: f64) -> f64 {
         Bin::Sub => a - b,
         Bin::Mul => a * b,
         Bin::Div => a / b,
-        Bin::Min => if a.is_nan() | b.is_nan() { f64::NAN } else { a.min(b) },
-        Bin::Max => if a.is_nan() | b.is_nan() { f64::NAN } else { a.max(b) },
+        Bin::Min => {
+            if a.is_nan() | b.is_nan() {
+                f64::NAN
+            } else {
+                a.min(b)
+            }
+        }
+        Bin::Max => {
+            if a.is_nan() | b.is_nan() {
+                f64::NAN
+            } else {
+                a.max(b)
+            }
+        }
         Bin::Gt => known(a > b),
         Bin::Ge => known(a >= b),
         Bin::Lt => known(a < b),
         Bin::Le => known(a <= b),
         Bin::Eq => known(a == b),
         Bin::Ne => known(a != b),
-        Bin::And => if a == 0.0 { 0.0 } else if a.is_nan() { a } else { b },
-        Bin::Or => if a == 1.0 { 1.0 } else if a.is_nan() { a } else { b },
-        Bin::OrElse => if a.is_nan() { b } else { a },
+        Bin::And => {
+            if a == 0.0 {
+                0.0
+            } else if a.is_nan() {
+                a
+            } else {
+                b
+            }
+        }
+        Bin::Or => {
+            if a == 1.0 {
+                1.0
+            } else if a.is_nan() {
+                a
+            } else {
+                b
+            }
+        }
+        Bin::OrElse => {
+            if a.is_nan() {
+                b
+            } else {
+                a
+            }
+        }
     }
 }
 
@@ -217,7 +255,14 @@ impl Program {
                 }
                 Op::Read { window, prop, scale } => {
                     let source = sources.get(window as usize).copied();
-                    read(source.unwrap_or(Source::Scalar(Numbers::UNKNOWN)), prop, scale, from, lanes, &mut stack[sp]);
+                    read(
+                        source.unwrap_or(Source::Scalar(Numbers::UNKNOWN)),
+                        prop,
+                        scale,
+                        from,
+                        lanes,
+                        &mut stack[sp],
+                    );
                     sp += 1;
                 }
                 Op::Slot(i) => {
@@ -242,7 +287,13 @@ impl Program {
                     let (cond, then, other) = (&mut low[sp - 3], &high[0], &high[1]);
                     for i in 0..LANES {
                         let c = cond[i];
-                        cond[i] = if c.is_nan() { c } else if c != 0.0 { then[i] } else { other[i] };
+                        cond[i] = if c.is_nan() {
+                            c
+                        } else if c != 0.0 {
+                            then[i]
+                        } else {
+                            other[i]
+                        };
                     }
                     sp -= 2;
                 }

@@ -9,7 +9,8 @@ use super::codes::Code;
 use super::conclusion::Conclusion;
 use super::context::Ctx;
 use super::diag::{Diagnostic, Place, Report};
-use super::lower::{self, Functions, NotLowered};
+use super::functions::{Functions, functions};
+use super::lower::{self, NotLowered};
 use super::manifest::{self, Manifest, ParamValue, Severity};
 use super::program::{Bin, Numbers, Op, Program, Prop};
 use super::reading::Call;
@@ -59,7 +60,13 @@ pub struct Compiled {
 }
 
 /// Checks and loads one rule file.
-pub fn compile(sandbox: &Sandbox, schema: &Schema, file: &str, text: &str, overrides: &Overrides) -> Compiled {
+pub fn compile(
+    sandbox: &Sandbox,
+    schema: &Schema,
+    file: &str,
+    text: &str,
+    overrides: &Overrides,
+) -> Compiled {
     let mut report = Report::new(file, text);
     let rule = compile_into(sandbox, schema, file, text, overrides, &mut report);
     let rule = rule.filter(|_| !report.errors()).map(Rc::new);
@@ -91,7 +98,7 @@ fn compile_into(
     let lit = literal::find_rule(statements, report)?;
     let mut manifest = manifest::read(&lit, page(text), schema, report)?;
     apply(&mut manifest, overrides, report);
-    let functions = lower::functions(&ast);
+    let functions = functions(&ast);
     let facts = types::check(&functions, &manifest, report);
     if report.errors() {
         return None;
@@ -112,7 +119,11 @@ fn compile_into(
         lowered.push((kind, enter, leave));
     }
     if manifest.wake.is_none() && lowered.iter().any(|(_, e, _)| e.is_none()) {
-        report.add(Code::NoWake, lit.at, "`enter` runs in the interpreter, but the rule names no `wake` window");
+        report.add(
+            Code::NoWake,
+            lit.at,
+            "`enter` runs in the interpreter, but the rule names no `wake` window",
+        );
     }
     let thresholds = thresholds(&lowered, &manifest);
     advise(&manifest, &facts, &lowered, &lit, schema, report);
@@ -141,14 +152,22 @@ fn apply(manifest: &mut Manifest, overrides: &Overrides, report: &mut Report<'_>
     }
     for (name, value) in &overrides.params {
         let Some(p) = manifest.params.iter_mut().find(|p| p.name == *name) else {
-            report.add(Code::UnknownParam, Place::default(), format!("the config sets the param `{name}`, which this rule lacks"));
+            report.add(
+                Code::UnknownParam,
+                Place::default(),
+                format!("the config sets the param `{name}`, which this rule lacks"),
+            );
             report.suggest(name, manifest.params.iter().map(|p| p.name.as_str()));
             continue;
         };
         match p.check(value) {
             Ok(()) => p.value = value.clone(),
             Err(e) => {
-                report.add(Code::BadValue, Place::default(), format!("the config sets the param `{name}`: {e}"));
+                report.add(
+                    Code::BadValue,
+                    Place::default(),
+                    format!("the config sets the param `{name}`: {e}"),
+                );
             }
         }
     }
@@ -194,7 +213,9 @@ fn advise(
                 let below = matches!(op, Bin::Lt | Bin::Le) && matches!(o, Bin::Gt | Bin::Ge) && b < a;
                 if w == window && (above || below) {
                     let name = &manifest.windows[window.0 as usize].name;
-                    let message = format!("`{name}` enters at {a} and leaves at {b}, so both hold at once between them");
+                    let message = format!(
+                        "`{name}` enters at {a} and leaves at {b}, so both hold at once between them"
+                    );
                     report.add(Code::LeaveAboveEnter, lit.at, message);
                 }
             }
@@ -240,7 +261,10 @@ fn comparisons(p: &Program) -> impl Iterator<Item = ((u16, Prop), Bin, f64)> + '
 }
 
 /// For each window the line that `enter` compares it with, in the shown unit: evidence carries it.
-fn thresholds(lowered: &[(SubjectKind, Option<Program>, Option<Program>)], manifest: &Manifest) -> Vec<Option<f64>> {
+fn thresholds(
+    lowered: &[(SubjectKind, Option<Program>, Option<Program>)],
+    manifest: &Manifest,
+) -> Vec<Option<f64>> {
     let mut out = vec![None; manifest.windows.len()];
     for p in lowered.iter().filter_map(|(_, e, _)| e.as_ref()) {
         for ((window, prop), _, c) in comparisons(p) {
@@ -313,7 +337,13 @@ impl Rule {
         })
     }
 
-    pub(crate) fn judge(&self, sandbox: &Sandbox, name: &str, subject: &Subject, numbers: Vec<Numbers>) -> Judged {
+    pub(crate) fn judge(
+        &self,
+        sandbox: &Sandbox,
+        name: &str,
+        subject: &Subject,
+        numbers: Vec<Numbers>,
+    ) -> Judged {
         sandbox.judge(&self.ast, name, self.call(subject, numbers, true))
     }
 

@@ -4,8 +4,8 @@ use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 
 use rhai::packages::{
-    ArithmeticPackage, BasicArrayPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage, BasicStringPackage,
-    LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
+    ArithmeticPackage, BasicArrayPackage, BasicIteratorPackage, BasicMapPackage, BasicMathPackage,
+    BasicStringPackage, LanguageCorePackage, LogicPackage, MoreStringPackage, Package,
 };
 use rhai::{AST, CallFnOptions, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
 
@@ -56,6 +56,12 @@ impl std::fmt::Debug for Sandbox {
     }
 }
 
+impl Default for Sandbox {
+    fn default() -> Sandbox {
+        Sandbox::new()
+    }
+}
+
 impl Sandbox {
     /// A sandbox; its second interpreter is made when a rule needs it.
     pub fn new() -> Sandbox {
@@ -95,15 +101,27 @@ impl Sandbox {
         let options = CallFnOptions::new().eval_ast(false);
         let built: Builder = self
             .conclude
-            .call_fn_with_options(options, &mut Scope::new(), ast, "verdict", (WindowsView(call), params, ctx))
+            .call_fn_with_options(
+                options,
+                &mut Scope::new(),
+                ast,
+                "verdict",
+                (WindowsView(call), params, ctx),
+            )
             .map_err(|e| explain(&e))?;
         Ok(built.0.borrow().clone())
     }
 
     /// Runs a test function, which records what it wants into `script`.
-    pub(crate) fn record_test(&self, ast: &AST, name: &str, script: testing::Script) -> Result<(), Box<EvalAltResult>> {
+    pub(crate) fn record_test(
+        &self,
+        ast: &AST,
+        name: &str,
+        script: testing::Script,
+    ) -> Result<(), Box<EvalAltResult>> {
         let options = CallFnOptions::new().eval_ast(false);
-        let _: Dynamic = self.conclude.call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))?;
+        let _: Dynamic =
+            self.conclude.call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))?;
         Ok(())
     }
 

@@ -92,14 +92,7 @@ pub(crate) struct Block {
 impl Block {
     pub(crate) fn new() -> Block {
         let z = [0.0; BLOCK];
-        Block {
-            sum: z,
-            count: z,
-            min: z,
-            max: z,
-            delta: z,
-            covered: [0.0; BLOCK],
-        }
+        Block { sum: z, count: z, min: z, max: z, delta: z, covered: [0.0; BLOCK] }
     }
 }
 
@@ -212,11 +205,7 @@ impl Aggregates {
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        [&self.sum, &self.count, &self.delta]
-            .into_iter()
-            .flatten()
-            .map(Ring::bytes)
-            .sum::<usize>()
+        [&self.sum, &self.count, &self.delta].into_iter().flatten().map(Ring::bytes).sum::<usize>()
             + self.min.as_ref().map_or(0, Ring::bytes)
             + self.max.as_ref().map_or(0, Ring::bytes)
             + self.covered.as_ref().map_or(0, Ring::bytes)

@@ -18,12 +18,7 @@ pub(crate) struct CounterCell {
 
 impl Default for CounterCell {
     fn default() -> CounterCell {
-        CounterCell {
-            last: 0,
-            at: NEVER,
-            sum: 0.0,
-            covered: 0.0,
-        }
+        CounterCell { last: 0, at: NEVER, sum: 0.0, covered: 0.0 }
     }
 }
 
@@ -132,11 +127,7 @@ impl ValueCell {
     /// Forgets this tick's values, keeps the newest one.
     #[inline(always)]
     pub(crate) fn close(&mut self) {
-        *self = ValueCell {
-            last: self.last,
-            at: self.at,
-            ..ValueCell::default()
-        };
+        *self = ValueCell { last: self.last, at: self.at, ..ValueCell::default() };
     }
 
     /// Makes the next reading a first one.

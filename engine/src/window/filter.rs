@@ -24,11 +24,7 @@ impl Pattern {
         let s = s.strip_prefix('*').unwrap_or(s);
         let open_end = s.ends_with('*') || (s.is_empty() && open_start);
         let text = s.strip_suffix('*').unwrap_or(s).into();
-        Pattern {
-            text,
-            open_start,
-            open_end,
-        }
+        Pattern { text, open_start, open_end }
     }
 
     fn matches(&self, s: &str) -> bool {
@@ -46,14 +42,9 @@ impl BoundFilter {
     /// Binds `filter` to `stream`; none if it has no condition.
     pub(crate) fn bind(filter: &[Filter], stream: &Stream) -> Option<BoundFilter> {
         let bind = |(field, patterns): &Filter| {
-            (
-                stream.field_index(field),
-                patterns.iter().map(|p| Pattern::new(p)).collect(),
-            )
+            (stream.field_index(field), patterns.iter().map(|p| Pattern::new(p)).collect())
         };
-        (!filter.is_empty()).then(|| BoundFilter {
-            conditions: filter.iter().map(bind).collect(),
-        })
+        (!filter.is_empty()).then(|| BoundFilter { conditions: filter.iter().map(bind).collect() })
     }
 
     /// Whether every condition holds for `row`.

@@ -18,10 +18,7 @@ struct Cells<C> {
 
 impl<C: Default + Copy> Cells<C> {
     fn new() -> Cells<C> {
-        Cells {
-            width: 0,
-            cells: Vec::new(),
-        }
+        Cells { width: 0, cells: Vec::new() }
     }
 
     fn grow(&mut self, cap: usize) {
@@ -33,10 +30,7 @@ impl<C: Default + Copy> Cells<C> {
     }
 
     fn column(&mut self, slot: usize, start: usize, n: usize) -> impl ExactSizeIterator<Item = &mut C> {
-        self.cells[start * self.width + slot..]
-            .iter_mut()
-            .step_by(self.width)
-            .take(n)
+        self.cells[start * self.width + slot..].iter_mut().step_by(self.width).take(n)
     }
 
     /// Lays the cells out anew: the new slots in order, each with its old slot if it had one.
@@ -133,11 +127,7 @@ impl Group {
                 continue;
             };
             let declared = &stream.fields[field];
-            let nature = Nature {
-                kind: declared.kind,
-                unit: declared.unit,
-                mode: stream.mode,
-            };
+            let nature = Nature { kind: declared.kind, unit: declared.unit, mode: stream.mode };
             changed += u64::from(track.bind(nature, tick));
             track.grow(self.cap);
             if !track.fit() {
@@ -189,10 +179,8 @@ impl Group {
         interval: f64,
     ) -> Taken {
         let own = || {
-            let pairs = batch
-                .rows()
-                .zip(rows)
-                .filter(move |(v, r)| **r != NO_ROW && v.subject.kind() == kind);
+            let pairs =
+                batch.rows().zip(rows).filter(move |(v, r)| **r != NO_ROW && v.subject.kind() == kind);
             pairs.map(|(v, r)| (v, *r as usize))
         };
         if last >= self.rows {

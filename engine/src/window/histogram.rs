@@ -22,20 +22,12 @@ fn bucket(value: f64) -> u16 {
 /// The middle of a bucket.
 fn middle(bucket: u16) -> f64 {
     let edge = |ordered: u64| {
-        let bits = if ordered >> 63 == 1 {
-            ordered & !(1 << 63)
-        } else {
-            !ordered
-        };
+        let bits = if ordered >> 63 == 1 { ordered & !(1 << 63) } else { !ordered };
         f64::from_bits(bits)
     };
     let low = u64::from(bucket) << SHIFT;
     let (a, b) = (edge(low), edge(low | ((1 << SHIFT) - 1)));
-    if a == 0.0 || b == 0.0 {
-        0.0
-    } else {
-        a + (b - a) / 2.0
-    }
+    if a == 0.0 || b == 0.0 { 0.0 } else { a + (b - a) / 2.0 }
 }
 
 /// The pane of values that came since the last tick.
@@ -62,13 +54,7 @@ impl Histogram {
         let mut nearest: Option<usize> = None;
         let mut seen = 0;
         let mut found = false;
-        for (i, e) in self
-            .panes
-            .iter()
-            .enumerate()
-            .rev()
-            .take_while(|(_, e)| e.pane == PENDING)
-        {
+        for (i, e) in self.panes.iter().enumerate().rev().take_while(|(_, e)| e.pane == PENDING) {
             seen += 1;
             if nearest.is_none_or(|n| e.bucket.abs_diff(bucket) < self.panes[n].bucket.abs_diff(bucket)) {
                 nearest = Some(i);
@@ -83,11 +69,7 @@ impl Histogram {
                 bucket = self.panes[i].bucket;
                 self.panes[i].count = self.panes[i].count.saturating_add(1);
             }
-            _ => self.panes.push_back(Entry {
-                pane: PENDING,
-                count: 1,
-                bucket,
-            }),
+            _ => self.panes.push_back(Entry { pane: PENDING, count: 1, bucket }),
         }
         match self.total.binary_search_by_key(&bucket, |t| t.0) {
             Ok(i) => self.total[i].1 += 1,
@@ -96,11 +78,7 @@ impl Histogram {
     }
 
     fn seal(&mut self, pane: u64) {
-        self.panes
-            .iter_mut()
-            .rev()
-            .take_while(|e| e.pane == PENDING)
-            .for_each(|e| e.pane = pane);
+        self.panes.iter_mut().rev().take_while(|e| e.pane == PENDING).for_each(|e| e.pane = pane);
     }
 
     /// Takes back the panes before `first`.
@@ -168,10 +146,7 @@ impl Histograms {
 
     /// The quantile `q` (0 to 1) of a row's values; NaN without values.
     pub(crate) fn quantile(&self, row: usize, q: f64) -> f64 {
-        self.rows
-            .get(row)
-            .and_then(Option::as_ref)
-            .map_or(f64::NAN, |h| h.quantile(q))
+        self.rows.get(row).and_then(Option::as_ref).map_or(f64::NAN, |h| h.quantile(q))
     }
 
     /// Forgets one row.
@@ -206,18 +181,12 @@ mod tests {
 
     #[test]
     fn buckets_keep_order_and_size() {
-        let values = [
-            -1e300, -5.0, -1.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 1.07, 2.0, 1e6, 1e300,
-        ];
+        let values = [-1e300, -5.0, -1.0, -1e-9, 0.0, 1e-9, 0.5, 1.0, 1.07, 2.0, 1e6, 1e300];
         for pair in values.windows(2) {
             assert!(bucket(pair[0]) < bucket(pair[1]), "{pair:?}");
         }
         for v in values {
-            assert!(
-                (middle(bucket(v)) - v).abs() <= v.abs() / 16.0,
-                "{v} became {}",
-                middle(bucket(v))
-            );
+            assert!((middle(bucket(v)) - v).abs() <= v.abs() / 16.0, "{v} became {}", middle(bucket(v)));
         }
         assert_eq!(bucket(-0.0), bucket(0.0));
     }

@@ -101,12 +101,7 @@ impl Windows {
         let free = self.slots.iter().position(|s| s.uses == 0);
         let id = WindowId(free.unwrap_or(self.slots.len()) as u32);
         let (stream, track) = self.place(id, spec);
-        let slot = Slot {
-            spec: spec.clone(),
-            uses: 1,
-            stream,
-            track,
-        };
+        let slot = Slot { spec: spec.clone(), uses: 1, stream, track };
         match free {
             Some(i) => self.slots[i] = slot,
             None => self.slots.push(slot),
@@ -253,10 +248,7 @@ impl Windows {
         let mut silent_ns = 0;
         if sweep {
             self.next_sweep = now.saturating_add(SWEEP_NS);
-            let used = self
-                .slots
-                .iter()
-                .filter(|s| s.uses > 0 && !s.spec.calc.is_weighted());
+            let used = self.slots.iter().filter(|s| s.uses > 0 && !s.spec.calc.is_weighted());
             let longest = used.map(|s| s.spec.over_ns).max().unwrap_or(0);
             silent_ns = self.limits.silent_ns.saturating_add(longest);
         }

@@ -12,12 +12,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(interval_ns: u64) -> Pace {
-        Pace {
-            interval: interval_ns.clamp(1, i64::MAX as u64) as i64,
-            due: None,
-            index: 0,
-            last: 0,
-        }
+        Pace { interval: interval_ns.clamp(1, i64::MAX as u64) as i64, due: None, index: 0, last: 0 }
     }
 
     /// The newest tick's number.

@@ -88,10 +88,7 @@ impl Model {
     fn ingest(&mut self, batch: &Batch) {
         let at = batch.at.boot_ns;
         let occurrences = self.stream.mode == Mode::Occurrences;
-        let from = self
-            .covered_to
-            .unwrap_or(at.saturating_sub(INTERVAL))
-            .max(self.since);
+        let from = self.covered_to.unwrap_or(at.saturating_sub(INTERVAL)).max(self.since);
         if batch.covered_to {
             self.open.stream_covered += at.saturating_sub(from) as f64;
         }
@@ -111,21 +108,14 @@ impl Model {
                 self.open.samples[n] = Default::default();
             }
             let from = self.ticks.len();
-            let life = self.lives[n].get_or_insert_with(|| Life {
-                from,
-                ..Life::default()
-            });
+            let life = self.lives[n].get_or_insert_with(|| Life { from, ..Life::default() });
             life.seen = life.seen.max(row.boot_ns);
             for f in (0..self.stream.fields.len()).filter(|f| row.has(*f)) {
                 let sample = if occurrences {
                     if at - row.boot_ns > self.over {
                         continue;
                     }
-                    Sample {
-                        value: number(&row, f),
-                        growth: None,
-                        covered: 0.0,
-                    }
+                    Sample { value: number(&row, f), growth: None, covered: 0.0 }
                 } else {
                     let limit = self.over.max(3 * INTERVAL);
                     let last = life.last[f];
@@ -145,11 +135,7 @@ impl Model {
                         (None, true) => INTERVAL as f64,
                         (None, false) => 0.0,
                     };
-                    Sample {
-                        value: number(&row, f),
-                        growth,
-                        covered,
-                    }
+                    Sample { value: number(&row, f), growth, covered }
                 };
                 self.open.samples[n][f].push(sample);
             }
@@ -174,15 +160,9 @@ impl Model {
     fn break_all(&mut self, now: Stamp) {
         self.since = now.boot_ns;
         self.pace.restart();
-        self.open = Tick {
-            after_break: true,
-            ..Tick::default()
-        };
+        self.open = Tick { after_break: true, ..Tick::default() };
         self.from = self.ticks.len();
-        self.lives
-            .iter_mut()
-            .flatten()
-            .for_each(|l| l.last = Default::default());
+        self.lives.iter_mut().flatten().for_each(|l| l.last = Default::default());
     }
 
     /// The value, deviation and covered part of a window; NaN is unknown.
@@ -198,18 +178,11 @@ impl Model {
         let counter = !occurrences && self.stream.fields[f].kind == FieldKind::Counter;
         let span = self.over.div_ceil(INTERVAL).max(1);
         let per_pane = span.div_ceil(60);
-        let panes = if per_pane == 1 {
-            span
-        } else {
-            span.div_ceil(per_pane) + 1
-        };
+        let panes = if per_pane == 1 { span } else { span.div_ceil(per_pane) + 1 };
         let newest = self.ticks.last().map_or(0, |t| t.number) / per_pane;
         let inside = |t: &&Tick| t.number / per_pane + panes > newest;
         let ticks: Vec<&Tick> = self.ticks[self.from..].iter().filter(inside).collect();
-        let own: Vec<&Tick> = self.ticks[self.from.max(life.from)..]
-            .iter()
-            .filter(inside)
-            .collect();
+        let own: Vec<&Tick> = self.ticks[self.from.max(life.from)..].iter().filter(inside).collect();
         let samples: Vec<Sample> = own.iter().flat_map(|t| t.samples[n][f].iter().copied()).collect();
         let covered: f64 = match occurrences {
             true => ticks.iter().map(|t| t.stream_covered).sum(),
@@ -263,14 +236,7 @@ impl Model {
                 true => samples.iter().filter_map(|s| s.growth).sum::<f64>() / seen * 1e9,
                 false => samples.iter().map(|s| s.value).sum::<f64>() / count,
             };
-            points.push((
-                value,
-                if occurrences {
-                    t.elapsed.max(INTERVAL as f64)
-                } else {
-                    seen
-                },
-            ));
+            points.push((value, if occurrences { t.elapsed.max(INTERVAL as f64) } else { seen }));
         }
         let part = total / over;
         if points.is_empty() || total <= 0.0 || part < coverage * (1.0 - 1e-6) {
@@ -285,11 +251,7 @@ impl Model {
             weights.push(alpha);
         }
         let mean: f64 = points.iter().zip(&weights).map(|(p, w)| p.0 * w).sum();
-        let variance: f64 = points
-            .iter()
-            .zip(&weights)
-            .map(|(p, w)| (p.0 - mean).powi(2) * w)
-            .sum();
+        let variance: f64 = points.iter().zip(&weights).map(|(p, w)| (p.0 - mean).powi(2) * w).sum();
         (mean, variance.max(0.0).sqrt(), part)
     }
 }
@@ -322,20 +284,15 @@ struct Reading {
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let reading = (
-        0..SUBJECTS,
-        prop_oneof![4 => Just(15u8), 1 => 0..16u8],
-        0..5000u32,
-        0..100u32,
-        0..6000u64,
-    )
-        .prop_map(|(subject, present, step, reset, age)| Reading {
-            subject,
-            present,
-            step,
-            reset: reset < 4,
-            age_ms: if age > 5000 { (age - 5000) * 100 } else { age / 10 },
-        });
+    let reading =
+        (0..SUBJECTS, prop_oneof![4 => Just(15u8), 1 => 0..16u8], 0..5000u32, 0..100u32, 0..6000u64)
+            .prop_map(|(subject, present, step, reset, age)| Reading {
+                subject,
+                present,
+                step,
+                reset: reset < 4,
+                age_ms: if age > 5000 { (age - 5000) * 100 } else { age / 10 },
+            });
     let pass = (0..=1000u64, 0..100u32, prop::collection::vec(reading, 0..6))
         .prop_map(|(at, lost, rows)| (at, lost >= 5, rows));
     let elapsed = prop_oneof![
@@ -347,22 +304,14 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = (elapsed, prop::collection::vec(pass, 0..3), 0..40usize, 0..40u32).prop_map(
         |(elapsed, mut passes, gone, breaks)| {
             passes.sort_by_key(|p| p.0);
-            Act {
-                elapsed,
-                passes,
-                gone: (gone < SUBJECTS).then_some(gone),
-                breaks: breaks == 0,
-            }
+            Act { elapsed, passes, gone: (gone < SUBJECTS).then_some(gone), breaks: breaks == 0 }
         },
     );
     prop::collection::vec(act, 1..90)
 }
 
 fn stamp(boot_ns: u64) -> Stamp {
-    Stamp {
-        boot_ns,
-        wall_ns: boot_ns,
-    }
+    Stamp { boot_ns, wall_ns: boot_ns }
 }
 
 /// Plays the acts to windows and model, and compares after each tick.
@@ -374,10 +323,7 @@ fn play(mode: Mode, over: u64, coverage: f64, acts: &[Act]) -> Result<(), TestCa
     let mut windows = Windows::new(INTERVAL, Limits::default());
     let mut ids: Vec<(WindowId, Calc, usize)> = Vec::new();
     for (f, field) in stream.fields.iter().enumerate() {
-        for calc in Calc::ALL
-            .into_iter()
-            .filter(|c| allowed(*c, field.kind, field.unit, mode).is_ok())
-        {
+        for calc in Calc::ALL.into_iter().filter(|c| allowed(*c, field.kind, field.unit, mode).is_ok()) {
             let mut spec = WindowSpec::new("s", &field.name, SubjectKind::Cpu, calc, over);
             spec.coverage = coverage;
             ids.push((windows.declare(&spec), calc, f));
@@ -398,21 +344,13 @@ fn play(mode: Mode, over: u64, coverage: f64, acts: &[Act]) -> Result<(), TestCa
             let mut batch = Batch::new(stream.clone(), stamp(at));
             batch.covered_to = *complete;
             for r in rows {
-                let own = if mode == Mode::Sampled {
-                    at
-                } else {
-                    at.saturating_sub(r.age_ms * 1_000_000)
-                };
+                let own = if mode == Mode::Sampled { at } else { at.saturating_sub(r.age_ms * 1_000_000) };
                 let mut row = batch.row_at(Subject::Cpu(r.subject as u32), own);
                 for f in (0..stream.fields.len()).filter(|f| r.present >> f & 1 == 1) {
                     let count = &mut counters[r.subject][f];
                     match (stream.fields[f].kind, mode) {
                         (FieldKind::Counter, Mode::Sampled) => {
-                            *count = if r.reset {
-                                u64::from(r.step)
-                            } else {
-                                *count + u64::from(r.step)
-                            };
+                            *count = if r.reset { u64::from(r.step) } else { *count + u64::from(r.step) };
                             row.int(f, *count);
                         }
                         (FieldKind::Gauge, _) => {
@@ -454,23 +392,13 @@ fn compare(
     coverage: f64,
 ) -> Result<(), TestCaseError> {
     let row = windows.table(SubjectKind::Cpu).row(&Subject::Cpu(n as u32));
-    let at = |column: &[f64]| {
-        row.and_then(|r| column.get(r as usize))
-            .copied()
-            .unwrap_or(f64::NAN)
-    };
+    let at = |column: &[f64]| row.and_then(|r| column.get(r as usize)).copied().unwrap_or(f64::NAN);
     let (value, deviation, part) = model.answer(calc, n, f, coverage);
     let got = at(windows.column(id));
-    let what = format!(
-        "{calc} of {} for cpu:{n}: {got}, expected {value}",
-        model.stream.fields[f].name
-    );
+    let what = format!("{calc} of {} for cpu:{n}: {got}, expected {value}", model.stream.fields[f].name);
     if row.is_some_and(|_| model.lives[n].as_ref().is_some_and(|l| l.gone_at.is_none())) {
         let covered = row.map_or(0.0, |r| windows.covered(id, r));
-        prop_assert!(
-            (covered - part).abs() < 1e-5,
-            "covered {covered}, expected {part}: {what}"
-        );
+        prop_assert!((covered - part).abs() < 1e-5, "covered {covered}, expected {part}: {what}");
     }
     if (part - coverage).abs() < 1e-5 && part != coverage {
         return Ok(()); // too near to the line for single precision
@@ -478,18 +406,11 @@ fn compare(
     let near = |a: f64, b: f64, tolerance: f64| {
         a.is_nan() == b.is_nan() && (a.is_nan() || (a - b).abs() <= tolerance * (1.0 + a.abs().max(b.abs())))
     };
-    let tolerance = if calc.quantile().is_some() {
-        1.0 / 16.0
-    } else {
-        1e-6
-    };
+    let tolerance = if calc.quantile().is_some() { 1.0 / 16.0 } else { 1e-6 };
     prop_assert!(near(got, value, tolerance), "{what}");
     if calc == Calc::Baseline {
         let got = at(windows.deviation(id));
-        prop_assert!(
-            near(got, deviation, 1e-5),
-            "deviation {got}, expected {deviation}: {what}"
-        );
+        prop_assert!(near(got, deviation, 1e-5), "deviation {got}, expected {deviation}: {what}");
     }
     Ok(())
 }

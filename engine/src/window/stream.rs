@@ -79,11 +79,7 @@ impl RowCache {
             if let Some(row) = e.row_of(subject, at, table) {
                 self.cursor += ahead + 1;
                 let taken = std::mem::replace(&mut e.subject, Subject::Host);
-                self.entries.push(Entry {
-                    subject: taken,
-                    row,
-                    generation: e.generation,
-                });
+                self.entries.push(Entry { subject: taken, row, generation: e.generation });
                 return Some(row);
             }
         }
@@ -92,11 +88,7 @@ impl RowCache {
         if self.entries.len() < MAX_CACHED {
             let row = row.unwrap_or(NO_ROW);
             let generation = table.generation(row);
-            self.entries.push(Entry {
-                subject: subject.clone(),
-                row,
-                generation,
-            });
+            self.entries.push(Entry { subject: subject.clone(), row, generation });
         }
         row
     }
@@ -281,10 +273,7 @@ impl StreamState {
     pub(crate) fn text(&self, field: &str, kind: usize, row: u32) -> Option<&Arc<str>> {
         let index = self.bound.as_ref()?.field_index(field)?;
         let column = self.text_fields.iter().position(|f| *f == index)?;
-        self.texts[kind]
-            .texts
-            .get(row as usize * self.text_fields.len() + column)?
-            .as_ref()
+        self.texts[kind].texts.get(row as usize * self.text_fields.len() + column)?.as_ref()
     }
 
     /// Forgets one row.
@@ -293,9 +282,7 @@ impl StreamState {
             group.clear_row(row as usize);
         }
         let width = self.text_fields.len();
-        if let Some(texts) = self.texts[kind]
-            .texts
-            .get_mut(row as usize * width..(row as usize + 1) * width)
+        if let Some(texts) = self.texts[kind].texts.get_mut(row as usize * width..(row as usize + 1) * width)
         {
             texts.fill(None);
         }
@@ -320,11 +307,7 @@ impl StreamState {
             let held = t.texts.iter().flatten().map(|s| s.len() + 16).sum::<usize>();
             t.texts.capacity() * size_of::<Option<Arc<str>>>() + held
         };
-        let groups = self
-            .groups
-            .iter()
-            .flatten()
-            .map(|g| size_of::<Group>() + g.bytes());
+        let groups = self.groups.iter().flatten().map(|g| size_of::<Group>() + g.bytes());
         size_of::<StreamState>()
             + self.cache.bytes()
             + self.rows.capacity() * 4

@@ -32,10 +32,7 @@ fn events() -> Arc<Stream> {
 
 fn at(seconds: f64) -> Stamp {
     let boot_ns = (seconds * 1e9) as u64;
-    Stamp {
-        boot_ns,
-        wall_ns: boot_ns,
-    }
+    Stamp { boot_ns, wall_ns: boot_ns }
 }
 
 fn a() -> Subject {
@@ -48,13 +45,7 @@ fn windows() -> Windows {
 
 fn declare(w: &mut Windows, name: &str, calc: Calc, seconds: u64) -> WindowId {
     let (stream, field) = name.split_once('.').unwrap();
-    w.declare(&WindowSpec::new(
-        stream,
-        field,
-        SubjectKind::Cgroup,
-        calc,
-        seconds * SEC,
-    ))
+    w.declare(&WindowSpec::new(stream, field, SubjectKind::Cgroup, calc, seconds * SEC))
 }
 
 /// A batch of readings: subject, and values of `c`, `t` and `g` where given.
@@ -71,20 +62,14 @@ fn read(stream: &Arc<Stream>, seconds: f64, rows: &[(Subject, [Option<u64>; 3])]
 
 /// One reading of `c` (and as much of `t` in milliseconds, and `g`) for `/a`.
 fn one(stream: &Arc<Stream>, seconds: f64, value: u64) -> Batch {
-    read(
-        stream,
-        seconds,
-        &[(a(), [Some(value), Some(value * 1_000_000), Some(value)])],
-    )
+    read(stream, seconds, &[(a(), [Some(value), Some(value * 1_000_000), Some(value)])])
 }
 
 /// Occurrences with (subject, nanoseconds, label, age in seconds).
 fn happen(stream: &Arc<Stream>, seconds: f64, rows: &[(Subject, u64, &str, f64)]) -> Batch {
     let mut b = Batch::new(stream.clone(), at(seconds));
     for (subject, ns, kind, age) in rows {
-        b.row_at(subject.clone(), at(seconds - age).boot_ns)
-            .int(0, *ns)
-            .text(1, *kind);
+        b.row_at(subject.clone(), at(seconds - age).boot_ns).int(0, *ns).text(1, *kind);
     }
     b
 }
@@ -105,10 +90,7 @@ fn run(w: &mut Windows, stream: &Arc<Stream>, from: u64, to: u64, step: u64) {
 #[track_caller]
 fn same(got: f64, expected: f64) {
     let near = (got - expected).abs() <= 1e-6 * (1.0 + expected.abs());
-    assert!(
-        near || got.is_nan() && expected.is_nan(),
-        "{got}, expected {expected}"
-    );
+    assert!(near || got.is_nan() && expected.is_nan(), "{got}, expected {expected}");
 }
 
 #[test]
@@ -160,10 +142,7 @@ fn warm_up_is_unknown() {
 fn a_reset_discards_its_interval() {
     let (mut w, s) = (windows(), sampled());
     let delta = declare(&mut w, "s.c", Calc::Delta, 10);
-    for (i, v) in [100u64, 110, 120, 3, 13, 23, 33, 43, 53, 63, 73]
-        .into_iter()
-        .enumerate()
-    {
+    for (i, v) in [100u64, 110, 120, 3, 13, 23, 33, 43, 53, 63, 73].into_iter().enumerate() {
         w.ingest(&one(&s, i as f64 + 1.0, v));
         w.tick(at(i as f64 + 1.0));
     }
@@ -247,16 +226,8 @@ fn silence_of_a_watched_stream_is_zero() {
 #[test]
 fn occurrences_sum_count_and_leave() {
     let (mut w, e) = (windows(), events());
-    let calcs = [
-        Calc::Sum,
-        Calc::Count,
-        Calc::Rate,
-        Calc::Share,
-        Calc::Mean,
-        Calc::Min,
-        Calc::Max,
-        Calc::Last,
-    ];
+    let calcs =
+        [Calc::Sum, Calc::Count, Calc::Rate, Calc::Share, Calc::Mean, Calc::Min, Calc::Max, Calc::Last];
     let ids = calcs.map(|c| declare(&mut w, "e.d", c, 4));
     let seen = |w: &Windows| ids.map(|id| value(w, id, &a()));
     for i in 1..=4 {
@@ -268,10 +239,7 @@ fn occurrences_sum_count_and_leave() {
     w.ingest(&happen(&e, 5.0, &[(a(), half, "x", 0.2), (a(), SEC, "x", 0.1)]));
     w.tick(at(5.0));
     let sum = 1.5e9;
-    assert_eq!(
-        seen(&w),
-        [sum, 2.0, 0.5, sum / 4e9, sum / 2.0, half as f64, 1e9, 1e9]
-    );
+    assert_eq!(seen(&w), [sum, 2.0, 0.5, sum / 4e9, sum / 2.0, half as f64, 1e9, 1e9]);
     for i in 6..=9 {
         w.ingest(&happen(&e, i as f64, &[]));
         w.tick(at(i as f64));
@@ -326,17 +294,10 @@ fn filters_and_counted_texts() {
     spec.filter = vec![("nonsense".into(), vec!["*".into()])];
     let never = w.declare(&spec);
     let texts = declare(&mut w, "e.kind", Calc::Count, 1);
-    let rows = [
-        (a(), 1, "direct", 0.0),
-        (a(), 2, "compact", 0.0),
-        (a(), 4, "kswapd", 0.0),
-    ];
+    let rows = [(a(), 1, "direct", 0.0), (a(), 2, "compact", 0.0), (a(), 4, "kswapd", 0.0)];
     w.ingest(&happen(&e, 1.0, &rows));
     w.tick(at(1.0));
-    assert_eq!(
-        [filtered, never, texts].map(|id| value(&w, id, &a())),
-        [3.0, 0.0, 3.0]
-    );
+    assert_eq!([filtered, never, texts].map(|id| value(&w, id, &a())), [3.0, 0.0, 3.0]);
 }
 
 #[test]
@@ -380,10 +341,7 @@ fn percentiles_are_within_a_bucket() {
     w.tick(at(1.0));
     for (id, expected) in ids.into_iter().zip([500e3, 900e3, 990e3]) {
         let got = value(&w, id, &a());
-        assert!(
-            (got - expected).abs() <= expected / 16.0,
-            "{got}, expected {expected}"
-        );
+        assert!((got - expected).abs() <= expected / 16.0, "{got}, expected {expected}");
     }
 }
 
@@ -465,21 +423,13 @@ fn baselines_have_mean_deviation_and_current() {
 #[test]
 fn what_is_allowed() {
     let list = |kind, unit, mode| {
-        let ok = Calc::ALL
-            .into_iter()
-            .filter(|c| allowed(*c, kind, unit, mode).is_ok());
+        let ok = Calc::ALL.into_iter().filter(|c| allowed(*c, kind, unit, mode).is_ok());
         ok.map(Calc::name).collect::<Vec<_>>().join(" ")
     };
     use Mode::*;
     let common = "last mean min max";
-    assert_eq!(
-        list(FieldKind::Counter, Unit::Count, Sampled),
-        "last rate delta ewma baseline"
-    );
-    assert_eq!(
-        list(FieldKind::Counter, Unit::Time, Sampled),
-        "last rate delta share ewma baseline"
-    );
+    assert_eq!(list(FieldKind::Counter, Unit::Count, Sampled), "last rate delta ewma baseline");
+    assert_eq!(list(FieldKind::Counter, Unit::Time, Sampled), "last rate delta share ewma baseline");
     assert_eq!(
         list(FieldKind::Gauge, Unit::Time, Sampled),
         format!("{common} delta p50 p90 p99 ewma baseline")
@@ -494,9 +444,5 @@ fn what_is_allowed() {
     }
     assert_eq!(list(FieldKind::Text, Unit::None, Occurrences), "count rate");
     assert_eq!(list(FieldKind::Text, Unit::None, Sampled), "");
-    assert!(
-        Calc::ALL
-            .into_iter()
-            .all(|c| Calc::from_name(c.name()) == Some(c))
-    );
+    assert!(Calc::ALL.into_iter().all(|c| Calc::from_name(c.name()) == Some(c)));
 }

@@ -55,12 +55,7 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new() -> Scratch {
-        Scratch {
-            tick: Block::new(),
-            totals: Block::new(),
-            last: [0.0; BLOCK],
-            covered_ns: [0.0; BLOCK],
-        }
+        Scratch { tick: Block::new(), totals: Block::new(), last: [0.0; BLOCK], covered_ns: [0.0; BLOCK] }
     }
 }
 
@@ -103,11 +98,7 @@ impl Track {
         let ticks = over_ns.div_ceil(interval_ns).max(1);
         let pane_ticks = ticks.div_ceil(MAX_PANES).max(1);
         // With longer panes the open one is partly filled; one more pane keeps the whole span in sight.
-        let panes = if pane_ticks == 1 {
-            ticks
-        } else {
-            ticks.div_ceil(pane_ticks) + 1
-        };
+        let panes = if pane_ticks == 1 { ticks } else { ticks.div_ceil(pane_ticks) + 1 };
         Track {
             field,
             filter,
@@ -142,14 +133,7 @@ impl Track {
     /// Adds a window; [`Track::fit`] must follow.
     pub(crate) fn add(&mut self, id: WindowId, calc: Calc, coverage: f64) {
         let (values, deviation, current) = Default::default();
-        self.outputs.push(Output {
-            id,
-            calc,
-            coverage,
-            values,
-            deviation,
-            current,
-        });
+        self.outputs.push(Output { id, calc, coverage, values, deviation, current });
     }
 
     /// Takes the field's declaration, and forgets everything if it differs from the one before. True if there was
@@ -188,9 +172,7 @@ impl Track {
     pub(crate) fn fit(&mut self) -> bool {
         let Some(nature) = self.nature else { return false };
         let useful = self.outputs.iter().filter(|o| nature.allows(o.calc));
-        let needs = useful
-            .clone()
-            .fold(Needs::default(), |n, o| n.and(Needs::of(o.calc, nature)));
+        let needs = useful.clone().fold(Needs::default(), |n, o| n.and(Needs::of(o.calc, nature)));
         self.aggregates.add(needs, nature, self.panes as usize, self.cap);
         self.has = self.has.and(needs);
         let any = useful.count() > 0;
@@ -337,11 +319,7 @@ impl Track {
                 normal.covered = self.decay.cover(normal.covered, covered, tick.elapsed);
             }
             if !value.is_nan() {
-                let dt = if occurrences {
-                    tick.elapsed.max(tick.interval)
-                } else {
-                    covered
-                };
+                let dt = if occurrences { tick.elapsed.max(tick.interval) } else { covered };
                 self.decay.update(normal, value, dt);
             }
             for o in &mut self.outputs {
@@ -355,11 +333,7 @@ impl Track {
     /// Gives the windows' columns `len` rows.
     pub(crate) fn resize_outputs(&mut self, len: usize) {
         let Some(nature) = self.nature else { return };
-        for o in self
-            .outputs
-            .iter_mut()
-            .filter(|o| o.values.len() != len && nature.allows(o.calc))
-        {
+        for o in self.outputs.iter_mut().filter(|o| o.values.len() != len && nature.allows(o.calc)) {
             o.values.resize(len, f64::NAN);
             if o.calc.is_weighted() {
                 o.current.resize(len, f64::NAN);

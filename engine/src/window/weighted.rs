@@ -15,12 +15,7 @@ pub(crate) struct Normal {
 
 impl Default for Normal {
     fn default() -> Normal {
-        Normal {
-            mean: f64::NAN,
-            variance: 0.0,
-            weight: 0.0,
-            covered: 0.0,
-        }
+        Normal { mean: f64::NAN, variance: 0.0, weight: 0.0, covered: 0.0 }
     }
 }
 
@@ -34,10 +29,7 @@ struct Kept {
 impl Kept {
     fn after(&mut self, dt: f64, over: f64) -> f64 {
         if dt != self.dt {
-            *self = Kept {
-                dt,
-                left: (-dt / over).exp(),
-            };
+            *self = Kept { dt, left: (-dt / over).exp() };
         }
         self.left
     }
@@ -55,20 +47,12 @@ impl Decay {
     /// For the time constant `over` in nanoseconds.
     pub(crate) fn new(over: f64) -> Decay {
         let kept = || Kept { dt: 0.0, left: 1.0 };
-        Decay {
-            over,
-            unseen: kept(),
-            seen: kept(),
-        }
+        Decay { over, unseen: kept(), seen: kept() }
     }
 
     /// What becomes of the covered time `total` in a tick of which `covered` of the `elapsed` nanoseconds were watched.
     pub(crate) fn cover(&mut self, total: f64, covered: f64, elapsed: f64) -> f64 {
-        let left = if covered < elapsed {
-            self.unseen.after(elapsed - covered, self.over)
-        } else {
-            1.0
-        };
+        let left = if covered < elapsed { self.unseen.after(elapsed - covered, self.over) } else { 1.0 };
         (total * left + covered).min(self.over)
     }
 

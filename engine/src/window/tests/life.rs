@@ -10,12 +10,7 @@ fn gone_subjects_are_unknown_at_once_and_their_rows_reused_later() {
     let mut b = Batch::new(s.clone(), at(11.0));
     b.gone.push(a());
     w.ingest(&b);
-    let t = |w: &Windows| {
-        (
-            w.table(SubjectKind::Cgroup).is_gone(0),
-            w.table(SubjectKind::Cgroup).live(),
-        )
-    };
+    let t = |w: &Windows| (w.table(SubjectKind::Cgroup).is_gone(0), w.table(SubjectKind::Cgroup).live());
     assert_eq!(t(&w), (true, 0));
     assert!(w.column(rate)[0].is_nan());
     same(w.covered(rate, 0), 0.0);
@@ -101,10 +96,7 @@ fn a_field_of_another_kind_breaks_the_series_and_is_counted() {
     b.row(a()).gauge(0, 0.5);
     w.ingest(&b);
     w.tick(at(7.0));
-    assert_eq!(
-        (value(&w, last, &a()), w.covered(last, 0), w.stats().mismatched),
-        (0.5, 1.0, 1)
-    );
+    assert_eq!((value(&w, last, &a()), w.covered(last, 0), w.stats().mismatched), (0.5, 1.0, 1));
 }
 
 #[test]
@@ -155,16 +147,11 @@ fn memory_is_steady() {
         let stay = (0..40).map(|n| format!("/stay/{n}"));
         let short = (0..4).map(|n| format!("/short/{n}/{}", (i + n) / 10));
         let names: Vec<_> = stay.chain(short).map(Subject::cgroup).collect();
-        let rows: Vec<_> = names
-            .iter()
-            .map(|n| (n.clone(), [Some(i), None, Some(i % 64)]))
-            .collect();
+        let rows: Vec<_> = names.iter().map(|n| (n.clone(), [Some(i), None, Some(i % 64)])).collect();
         let mut b = read(&s, i as f64, &rows);
         if i > 10 {
             let old = (0..4).filter(|n| (i + n) % 10 == 0);
-            b.gone = old
-                .map(|n| Subject::cgroup(format!("/short/{n}/{}", (i + n) / 10 - 1)))
-                .collect();
+            b.gone = old.map(|n| Subject::cgroup(format!("/short/{n}/{}", (i + n) / 10 - 1))).collect();
         }
         w.ingest(&b);
         let rows: Vec<_> = names.iter().map(|n| (n.clone(), i % 64, "x", 0.5)).collect();

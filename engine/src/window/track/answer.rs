@@ -29,11 +29,7 @@ impl Track {
     fn answer_weighted(&self, o: &mut Output, start: usize, n: usize) {
         for row in start..start + n {
             let normal = &self.normal[row];
-            let covered = if self.occurrences() {
-                self.stream_normal
-            } else {
-                normal.covered
-            };
+            let covered = if self.occurrences() { self.stream_normal } else { normal.covered };
             let known = self.is_covered(covered, o.coverage) && !normal.mean.is_nan();
             o.values[row] = if known { normal.mean } else { f64::NAN };
             if let Some(d) = o.deviation.get_mut(row) {
@@ -112,10 +108,7 @@ impl Track {
     pub(crate) fn idle(&mut self, start: usize) {
         let (occurrences, covered, over) = (self.occurrences(), self.stream_covered, self.over_ns as f64);
         for o in &mut self.outputs {
-            let zero = matches!(
-                o.calc,
-                Calc::Sum | Calc::Count | Calc::Rate | Calc::Share | Calc::Max
-            );
+            let zero = matches!(o.calc, Calc::Sum | Calc::Count | Calc::Rate | Calc::Share | Calc::Max);
             let known = occurrences && zero && covered > 0.0 && covered >= o.coverage * over * HAIR;
             let from = start.min(o.values.len());
             o.values[from..].fill(if known { 0.0 } else { f64::NAN });

@@ -1,0 +1,151 @@
+//! Judges one rule within a tick: where its windows' numbers are, and for which subjects its conditions hold.
+
+use std::rc::Rc;
+
+use whystall_event::Subject;
+
+use crate::script::{At, Judged, LANES, Numbers, Program, Rule, Sandbox, Scratch, Source, Take};
+use crate::window::{WindowId, Windows};
+
+/// Operations that all calls into one rule's script may use in a tick.
+const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
+
+/// One rule's evaluation within a tick.
+pub(crate) struct Judge<'a> {
+    rule: &'a Rc<Rule>,
+    sandbox: &'a Rc<Sandbox>,
+    sources: &'a [Source<'a>],
+    scratch: &'a mut Scratch,
+    spent: u64,
+    pub(crate) failed: Option<String>,
+}
+
+impl<'a> Judge<'a> {
+    pub(crate) fn new(
+        rule: &'a Rc<Rule>,
+        sandbox: &'a Rc<Sandbox>,
+        sources: &'a [Source<'a>],
+        scratch: &'a mut Scratch,
+    ) -> Judge<'a> {
+        Judge { rule, sandbox, sources, scratch, spent: 0, failed: None }
+    }
+
+    pub(crate) fn lowered(&mut self, p: &Program, row: u32) -> Judged {
+        Judged::lane(p.run(self.sources, row as usize, 1, self.scratch)[0])
+    }
+
+    pub(crate) fn enter(&mut self, lowered: Option<&Program>, row: u32, subject: &Subject) -> Judged {
+        match lowered {
+            Some(p) => self.lowered(p, row),
+            None => self.script("enter", row, subject),
+        }
+    }
+
+    pub(crate) fn script(&mut self, name: &str, row: u32, subject: &Subject) -> Judged {
+        if self.failed.is_some() {
+            return Judged::Unknown;
+        }
+        if self.spent > SCRIPT_OPERATIONS_A_TICK {
+            self.failed =
+                Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
+            return Judged::Unknown;
+        }
+        let numbers = self.sources.iter().map(|s| s.at(row as usize)).collect();
+        let judged = self.rule.judge(self.sandbox, name, subject, numbers);
+        self.spent += self.sandbox.operations();
+        if let Judged::Failed(why) = &judged {
+            self.failed = Some(format!("`{name}` failed: {why}"));
+        }
+        judged
+    }
+
+    /// Rows whose `enter` is true.
+    pub(crate) fn candidates(
+        &mut self,
+        enter: Option<&Program>,
+        wake: Option<Source<'_>>,
+        table: &crate::subjects::SubjectTable,
+    ) -> Vec<u32> {
+        let mut out = Vec::new();
+        let n = table.len();
+        let awake = |row: usize| wake.is_none_or(|w| w.at(row).value.abs() > 0.0);
+        let mut from = 0;
+        while from < n {
+            let lanes = LANES.min(n - from);
+            if let Some(Source::Columns { value, .. }) = wake {
+                let end = (from + lanes).min(value.len());
+                if !value.get(from..end).is_some_and(|v| v.iter().any(|x| x.abs() > 0.0)) {
+                    from += lanes;
+                    continue;
+                }
+            }
+            match enter {
+                Some(p) => {
+                    let result = p.run(self.sources, from, lanes, self.scratch);
+                    if result.contains(&1.0) {
+                        for (i, x) in result.iter().enumerate() {
+                            if *x == 1.0 && awake(from + i) {
+                                out.push((from + i) as u32);
+                            }
+                        }
+                    }
+                }
+                None => {
+                    for row in from..from + lanes {
+                        if awake(row)
+                            && let Some(subject) = table.subject(row as u32)
+                            && self.script("enter", row as u32, subject) == Judged::True
+                        {
+                            out.push(row as u32);
+                        }
+                    }
+                }
+            }
+            from += lanes;
+        }
+        out.retain(|r| table.subject(*r).is_some() && !table.is_gone(*r));
+        out
+    }
+}
+
+/// Where a declared window's numbers are for subjects of this kind.
+pub(crate) fn source<'a>(
+    windows: &'a Windows,
+    at: At,
+    scale: f64,
+    id: Option<WindowId>,
+    parents: &'a [u32],
+) -> Source<'a> {
+    let Some(id) = id else { return Source::Scalar(Numbers::UNKNOWN) };
+    let (value, dev, now) = (windows.column(id), windows.deviation(id), windows.current(id));
+    match at {
+        At::Own => Source::Columns { value, dev, now },
+        At::Host => Source::Scalar(Source::Columns { value, dev, now }.at(0)),
+        At::Parent => Source::Gather { value, rows: parents },
+        At::Across(_, take) => {
+            Source::Scalar(Numbers { value: reduce(value, take, scale), ..Numbers::UNKNOWN })
+        }
+    }
+}
+
+/// Takes many subjects' values together; those unknown do not count, and none at all is unknown.
+fn reduce(values: &[f64], take: Take, scale: f64) -> f64 {
+    let (mut n, mut sum, mut max, mut over) = (0u64, 0.0, f64::NEG_INFINITY, 0u64);
+    let line = match take {
+        Take::CountOver(x) | Take::ShareOver(x) => x * scale,
+        Take::Sum | Take::Max => f64::INFINITY,
+    };
+    for x in values.iter().copied().filter(|x| !x.is_nan()) {
+        n += 1;
+        sum += x;
+        max = max.max(x);
+        over += u64::from(x > line);
+    }
+    match take {
+        _ if n == 0 => f64::NAN,
+        Take::Sum => sum,
+        Take::Max => max,
+        Take::CountOver(_) => over as f64,
+        Take::ShareOver(_) => over as f64 / n as f64,
+    }
+}
