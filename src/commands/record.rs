@@ -14,7 +14,7 @@ use whystall_event::{Batch, format_duration};
 
 use super::{Outcome, Result, context, print, say, usage};
 use crate::cli::Record;
-use crate::daemon::signals::{self, Signals, Wake};
+use crate::daemon::signals::{Signals, Wake};
 use crate::daemon::{facts, limits, sources};
 use crate::recording::json::JsonWriter;
 use crate::recording::{self, Header, WriteError, Writer};
