@@ -186,26 +186,23 @@ mod tests {
             .prop_map(|runs| runs.into_iter().flat_map(|(x, n)| std::iter::repeat_n(x, n)).collect())
     }
 
-    fn rows(
-        p: &Program,
-        sources: &[Source<'_>],
-        ranges: impl Iterator<Item = std::ops::Range<usize>>,
-    ) -> Vec<usize> {
+    fn rows(p: &Program, sources: &[Source<'_>], ranges: impl Iterator<Item = (usize, usize)>) -> Vec<usize> {
         let mut scratch = Scratch::default();
         let mut out = Vec::new();
-        for r in ranges {
-            let result = p.run(sources, r.start, r.len(), &mut scratch);
-            out.extend(result.iter().zip(r).filter(|(x, _)| **x == 1.0).map(|(_, row)| row));
+        for (from, to) in ranges {
+            let result = p.run(sources, from, to - from, &mut scratch);
+            out.extend(result.iter().zip(from..to).filter(|(x, _)| **x == 1.0).map(|(_, row)| row));
         }
         out
     }
 
-    fn all(prospects: &Prospects<'_>, n: usize) -> Vec<std::ops::Range<usize>> {
+    /// Start and end of each stretch of rows that is judged.
+    fn all(prospects: &Prospects<'_>, n: usize) -> Vec<(usize, usize)> {
         let mut from = 0;
         std::iter::from_fn(|| {
             let r = prospects.next(from, n)?;
             from = r.end;
-            Some(r)
+            Some((r.start, r.end))
         })
         .collect()
     }
@@ -220,7 +217,7 @@ mod tests {
             let mut extents = Extents::default();
             extents.expire();
             let prospects = Prospects::new(&p.needs(), None, &sources, &ids, &mut extents);
-            let every = (0..n).step_by(LANES).map(|from| from..(from + LANES).min(n));
+            let every = (0..n).step_by(LANES).map(|from| (from, (from + LANES).min(n)));
             prop_assert_eq!(rows(&p, &sources, all(&prospects, n).into_iter()), rows(&p, &sources, every));
         }
     }
@@ -241,7 +238,7 @@ mod tests {
         let columns = Source::Columns { value: &value, dev: &[], now: &[] };
         let ids = [Some(WindowId(0)), None];
         let mut extents = Extents::default();
-        for (scalar, expected) in [(2.0, vec![96..128]), (1.0, vec![]), (f64::NAN, vec![])] {
+        for (scalar, expected) in [(2.0, vec![(96, 128)]), (1.0, vec![]), (f64::NAN, vec![])] {
             let one = Source::Scalar(Numbers { value: scalar, ..Numbers::UNKNOWN });
             let prospects = Prospects::new(&needs, None, &[columns, one], &ids, &mut extents);
             assert_eq!(all(&prospects, 1000), expected);
@@ -251,8 +248,8 @@ mod tests {
         value[999] = -1.0;
         let columns = Source::Columns { value: &value, dev: &[], now: &[] };
         extents.expire();
-        assert_eq!(all(&Prospects::new(&[], Some(0), &[columns], &ids, &mut extents), 1000), [992..1000]);
+        assert_eq!(all(&Prospects::new(&[], Some(0), &[columns], &ids, &mut extents), 1000), [(992, 1000)]);
         let whole = all(&Prospects::new(&[], None, &[columns], &ids, &mut extents), 1000);
-        assert_eq!(whole, [0..256, 256..512, 512..768, 768..1000]);
+        assert_eq!(whole, [(0, 256), (256, 512), (512, 768), (768, 1000)]);
     }
 }
