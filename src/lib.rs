@@ -7,3 +7,4 @@ pub mod config;
 pub mod daemon;
 pub mod recording;
 pub mod render;
+pub mod schema;

@@ -45,13 +45,13 @@ int slow_softirq(void *ctx)
 	return burn();
 }
 
-volatile const __u32 cfg_tgid = 0;
+volatile const __u32 cfg_tid = 0;
 
-/* On a system call of process cfg_tgid: a long run in the kernel without a switch. */
+/* On system calls of thread cfg_tid: a long run in the kernel without a switch. */
 SEC("raw_tp/sys_enter")
 int kernel_run(void *ctx)
 {
-	if (bpf_get_current_pid_tgid() >> 32 != cfg_tgid)
+	if ((__u32)bpf_get_current_pid_tgid() != cfg_tid)
 		return 0;
 	return burn();
 }

@@ -60,6 +60,7 @@ pub const ALL: &[&Collector] = &[
     &zombie_memcg::COLLECTOR,
     &kernel_log::COLLECTOR,
     &latency::COLLECTOR,
+    &latency::canary::COLLECTOR,
 ];
 
 /// The collector called `name`.

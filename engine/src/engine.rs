@@ -344,7 +344,9 @@ impl Engine {
                 Step::Resolved => over.push((subject.clone(), true)),
                 Step::Stay => {
                     let wait = RECONCLUDE_NS << f.conclusions.min(10);
+                    // Only while the condition holds: figures of the way out would explain nothing.
                     if f.phase == Phase::Firing
+                        && entered == Judged::True
                         && now.boot_ns.saturating_sub(f.concluded_ns) >= wait
                         && row.is_some()
                     {
@@ -400,13 +402,11 @@ impl Engine {
             };
             f.concluded_ns = now.boot_ns;
             f.conclusions += 1;
-            let before = f.conclusion.replace(conclusion.clone());
+            f.conclusion = Some(conclusion.clone());
             if first {
                 let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
                 changes.push(Change::Fired(m));
-            } else if before
-                .is_none_or(|b| (b.cause, b.confidence) != (conclusion.cause.clone(), conclusion.confidence))
-            {
+            } else {
                 changes.push(Change::Concluded(subject, conclusion));
             }
         }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use whystall_event::{Stamp, Subject, SubjectKind, format_rfc3339, workload};
 
 use crate::script::{Conclusion, Manifest, Severity, When};
-use crate::verdict::{Actor, Link, SCHEMA, State, Verdict, Workload};
+use crate::verdict::{Actor, Confidence, Link, SCHEMA, State, Verdict, Workload};
 
 /// Open incidents kept at most; a further finding then opens none and is counted.
 const MAX_OPEN: usize = 2_000;
@@ -109,14 +109,25 @@ fn places(subject: &Subject, conclusion: &Conclusion) -> Vec<Subject> {
     out
 }
 
+/// What a verdict says, without its figures.
+#[derive(Debug, PartialEq)]
+struct Telling {
+    rule: String,
+    subject: Subject,
+    cause: String,
+    confidence: Confidence,
+    severity: Option<Severity>,
+    links: usize,
+}
+
 #[derive(Debug)]
 struct Incident {
     id: String,
     seq: u32,
     opened: Stamp,
     members: Vec<Member>,
-    /// What the newest verdict said: root, its cause and how many links; a change is worth an update.
-    told: Option<(String, Subject, String, usize)>,
+    /// What the newest verdict said; only a change of it is worth an update.
+    told: Option<Telling>,
     changed: bool,
 }
 
@@ -200,7 +211,14 @@ impl Incidents {
             let Some((root, chain)) = inc.root_and_chain() else { continue };
             let over = inc.members.iter().all(|m| !m.open);
             let m = &inc.members[root];
-            let telling = (m.manifest.id.clone(), m.subject.clone(), m.conclusion.cause.clone(), chain.len());
+            let telling = Telling {
+                rule: m.manifest.id.clone(),
+                subject: m.subject.clone(),
+                cause: m.conclusion.cause.clone(),
+                confidence: m.conclusion.confidence,
+                severity: inc.members.iter().map(Member::severity).max(),
+                links: chain.len(),
+            };
             let state = match (&inc.told, over) {
                 (None, true) => continue,
                 (None, false) => State::Firing,

@@ -10,7 +10,7 @@ use whystall_engine::script::{Diagnostic, Level, Place, Sandbox};
 use super::{Outcome, Result, colours, context, print, print_json, usage};
 use crate::cli::{Check, Output};
 use crate::config::{Config, DEFAULT_PATH, LoadError, Problem};
-use crate::daemon::rule_files::{self, RuleFile};
+use crate::daemon::rule_files::{self, Layer, RuleFile};
 use crate::daemon::rule_set::{Choice, RuleSet};
 use crate::daemon::sources;
 use crate::render::Style;
@@ -44,7 +44,8 @@ pub(super) fn check(args: &Check) -> Result {
         summary.files += 1;
         checked(path, &mut diagnostics)?;
     }
-    let files = if args.paths.is_empty() { context::rule_files(&config, &[], true)? } else { files_of(&others)? };
+    let files =
+        if args.paths.is_empty() { context::rule_files(&config, &[], true)? } else { files_of(&others)? };
     if !files.is_empty() {
         summary.files += files.len();
         // What is wrong with collectors' settings was told with the config; the rules are checked all the same.
@@ -116,13 +117,15 @@ pub(super) fn files_of(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>> {
     let mut files = Vec::new();
     for path in paths.iter().map(AsRef::as_ref) {
         if path.is_dir() {
-            let found = rule_files::read_dir(path).map_err(usage)?;
+            let found = rule_files::read_dir(path, Layer::User).map_err(usage)?;
             if found.is_empty() {
                 return Err(usage(format!("{}: no .rhai file in it or below", path.display())));
             }
             files.extend(found);
         } else {
-            files.push(rule_files::read(path).map_err(|e| usage(format!("{}: {e}", path.display())))?);
+            files.push(
+                rule_files::read(path, Layer::User).map_err(|e| usage(format!("{}: {e}", path.display())))?,
+            );
         }
     }
     Ok(files)
@@ -142,7 +145,12 @@ fn text<'a>(shown: impl Iterator<Item = &'a Diagnostic>, s: Summary, style: Styl
         let _ = writeln!(out, "{level}:{rest}");
     }
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let mut line = format!("{} checked: {}, {}", count(s.files, "file"), count(s.errors, "error"), count(s.warnings, "warning"));
+    let mut line = format!(
+        "{} checked: {}, {}",
+        count(s.files, "file"),
+        count(s.errors, "error"),
+        count(s.warnings, "warning")
+    );
     if s.notes > 0 {
         let _ = write!(line, ", {}", count(s.notes, "note"));
     }

@@ -3,7 +3,11 @@
 
 mod check;
 mod context;
+mod doctor;
 mod explain;
+mod fields;
+mod record;
+mod replay;
 mod rules;
 mod run;
 mod test;
@@ -12,10 +16,10 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use whystall_event::text::escape;
 
 use crate::cli::{Cli, Command};
 use crate::config::ConfigError;
+pub(crate) use crate::daemon::output::log as say;
 
 /// What a command came to, if it could do its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +77,10 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(args),
         Command::Rules(args) => rules::rules(args),
         Command::Explain(args) => explain::explain(args),
-        _ => Err(usage("not in this build")),
+        Command::Record(args) => record::record(args),
+        Command::Replay(args) => replay::replay(args),
+        Command::Fields(args) => fields::fields(args),
+        Command::Doctor(args) => doctor::doctor(args),
     };
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
@@ -99,12 +106,6 @@ fn complain(e: &anyhow::Error, status: u8) -> ExitCode {
 fn is_closed_pipe(e: &anyhow::Error) -> bool {
     let io = e.chain().filter_map(|c| c.downcast_ref::<io::Error>());
     io.into_iter().any(|e| e.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// A line on standard error, escaped.
-pub(crate) fn say(line: &str) {
-    // There is nowhere left to report a standard error that cannot be written to.
-    let _ = writeln!(io::stderr(), "whystall: {}", escape(line));
 }
 
 /// Whether to use colours on standard output: a terminal that knows them, and nobody said no (no-color.org).

@@ -11,6 +11,17 @@ use whystall_engine::script::MAX_SOURCE;
 /// Files, and directories, that are looked at.
 const MAX_FILES: usize = 10_000;
 
+/// Where a rule file comes from. A rule of a later layer replaces the one with its id of an earlier layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Layer {
+    /// Ships with whystall.
+    Builtin,
+    /// The user's own.
+    User,
+    /// To be compared with the others.
+    Trial,
+}
+
 /// A rule file's text.
 #[derive(Debug, Clone)]
 pub struct RuleFile {
@@ -18,8 +29,8 @@ pub struct RuleFile {
     pub file: String,
     /// Its text; bytes that are no UTF-8 are replaced, which the parser then complains about.
     pub text: Cow<'static, str>,
-    /// Whether it ships with whystall.
-    pub builtin: bool,
+    /// Where it comes from.
+    pub layer: Layer,
 }
 
 /// The built-in rules.
@@ -27,13 +38,13 @@ pub fn builtin() -> Vec<RuleFile> {
     let file = |b: &whystall_rules::Builtin| RuleFile {
         file: format!("rules/{}", b.path),
         text: b.source.into(),
-        builtin: true,
+        layer: Layer::Builtin,
     };
     whystall_rules::ALL.iter().map(file).collect()
 }
 
 /// The rule file at `path`.
-pub fn read(path: &Path) -> io::Result<RuleFile> {
+pub fn read(path: &Path, layer: Layer) -> io::Result<RuleFile> {
     let mut bytes = Vec::new();
     // One byte more than allowed, so that the loader sees that it is too long.
     File::open(path)?.take(MAX_SOURCE as u64 + 1).read_to_end(&mut bytes)?;
@@ -41,7 +52,7 @@ pub fn read(path: &Path) -> io::Result<RuleFile> {
         Ok(text) => text,
         Err(e) => String::from_utf8_lossy(e.as_bytes()).into_owned(),
     };
-    Ok(RuleFile { file: path.display().to_string(), text: text.into(), builtin: false })
+    Ok(RuleFile { file: path.display().to_string(), text: text.into(), layer })
 }
 
 /// All `*.rhai` files in `dir` and below, in the order of their paths. Hidden directories and files are left out:
@@ -78,8 +89,9 @@ fn walk(dir: &Path, seen: &mut BTreeSet<PathBuf>, found: &mut Vec<PathBuf>) -> i
 }
 
 /// The rule files in `dir` and below.
-pub fn read_dir(dir: &Path) -> io::Result<Vec<RuleFile>> {
-    let one = |p: &PathBuf| read(p).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", p.display())));
+pub fn read_dir(dir: &Path, layer: Layer) -> io::Result<Vec<RuleFile>> {
+    let one =
+        |p: &PathBuf| read(p, layer).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", p.display())));
     find(dir)?.iter().map(one).collect()
 }
 
@@ -90,15 +102,20 @@ mod tests {
     #[test]
     fn directories_are_searched_in_order_and_without_hidden_ones() {
         let dir = tempfile::tempdir().unwrap();
-        for (path, text) in [("b.rhai", "B"), ("a/z.rhai", "Z"), ("..data/b.rhai", "no"), ("x.txt", "no"), (".c.rhai", "no")] {
+        for (path, text) in
+            [("b.rhai", "B"), ("a/z.rhai", "Z"), ("..data/b.rhai", "no"), ("x.txt", "no"), (".c.rhai", "no")]
+        {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
         std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).unwrap();
-        let texts: Vec<String> = read_dir(dir.path()).unwrap().into_iter().map(|f| f.text.into_owned()).collect();
+        let texts: Vec<String> =
+            read_dir(dir.path(), Layer::User).unwrap().into_iter().map(|f| f.text.into_owned()).collect();
         assert_eq!(texts, ["Z", "B"]);
-        assert!(read_dir(&dir.path().join("missing")).unwrap_err().to_string().contains("missing"));
+        assert!(
+            read_dir(&dir.path().join("missing"), Layer::User).unwrap_err().to_string().contains("missing")
+        );
     }
 
     #[test]
@@ -106,8 +123,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.rhai");
         std::fs::write(&path, vec![b'x'; MAX_SOURCE * 2]).unwrap();
-        assert_eq!(read(&path).unwrap().text.len(), MAX_SOURCE + 1);
+        assert_eq!(read(&path, Layer::User).unwrap().text.len(), MAX_SOURCE + 1);
         std::fs::write(&path, b"\xff\xfe").unwrap();
-        assert_eq!(read(&path).unwrap().text, "\u{fffd}\u{fffd}");
+        assert_eq!(read(&path, Layer::User).unwrap().text, "\u{fffd}\u{fffd}");
     }
 }

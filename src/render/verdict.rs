@@ -31,8 +31,8 @@ pub fn verdict(v: &Verdict, style: Style) -> String {
         Confidence::Medium => "medium",
         Confidence::High => "high",
     };
-    let facts = format!("{}, confidence {confidence}, incident {} #{}", escape(&v.rule), escape(&v.incident), v.seq);
-    part(&mut out, style, "by", [facts]);
+    part(&mut out, style, "rule", [format!("{}, confidence {confidence}", escape(&v.rule))]);
+    part(&mut out, style, "incident", [format!("{} #{}", escape(&v.incident), v.seq)]);
     if matches!(v.state, State::Firing | State::Updated) {
         reasons(&mut out, v, style);
     }
@@ -54,7 +54,8 @@ fn headline(v: &Verdict, style: Style) -> String {
         (_, Severity::Warning) => style.yellow(state),
         (_, Severity::Info) => style.bold(state),
     };
-    let mut line = format!("{state} {}  {}  {}", v.severity.name(), style.bold(&escape(&v.cause)), escape(&v.subject));
+    let mut line =
+        format!("{state} {}  {}  {}", v.severity.name(), style.bold(&escape(&v.cause)), escape(&v.subject));
     if let Some(w) = v.workload.as_ref().and_then(workload) {
         let _ = write!(line, "\n  {w}");
     }
@@ -80,15 +81,17 @@ fn reasons(out: &mut String, v: &Verdict, style: Style) {
     }
     part(out, style, "culprits", v.culprits.iter().flat_map(actor));
     part(out, style, "victims", v.victims.iter().flat_map(actor));
-    let not = v.ruled_out.iter().flat_map(|r| {
-        wrap(&format!("{}: {}", escape(&r.cause), escape(&r.because)), WIDTH - MARGIN - 2)
-    });
+    let not = v
+        .ruled_out
+        .iter()
+        .flat_map(|r| wrap(&format!("{}: {}", escape(&r.cause), escape(&r.because)), WIDTH - MARGIN - 2));
     part(out, style, "not", not);
     let hints = v.hints.iter().flat_map(|h| {
         let mut lines = wrap(&escape(&h.text), WIDTH - MARGIN - 2);
         lines.extend(h.command.as_ref().map(|c| style.command(&format!("  {}", command(c)))));
         let risk = h.risk.as_ref().filter(|r| !r.is_empty());
-        lines.extend(risk.into_iter().flat_map(|r| wrap(&format!("  risk: {}", escape(r)), WIDTH - MARGIN - 2)));
+        let risk = risk.into_iter().flat_map(|r| wrap(&format!("risk: {}", escape(r)), WIDTH - MARGIN - 4));
+        lines.extend(risk.map(|l| format!("  {l}")));
         lines.extend(h.docs.as_ref().map(|d| format!("  see: {}", escape(d))));
         lines
     });
@@ -185,7 +188,31 @@ mod tests {
 
     #[test]
     fn a_whole_verdict() {
-        insta::assert_snapshot!(verdict(&sample::verdict(), Style::new(false)), @"");
+        insta::assert_snapshot!(verdict(&sample::verdict(), Style::new(false)), @r"
+        FIRING warning  memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
+          pod shop/cart-7f container app
+          /kubepods/pod1f2e3d4c/app is at its memory limit: its tasks lost 412 ms in
+          direct reclaim in 10 s
+          since     2026-11-22T10:00:00.123Z on node-1
+          rule      memory.direct_reclaim_burst, confidence high
+          incident  01KAR5V9T0WJ8K3M2N4P5Q6R7S #1
+          chain     1. memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
+                       at its memory limit
+                    2. kernel.long_section  cpu:3
+                       redis-server waited 180 ms for CPU 3
+          evidence  reclaim.memcg.duration  sum over 10s   412 ms   (line: 100 ms)
+                    memcg.events_max        rate over 10s  unknown
+          culprits  log reader (pid 4712), 97 %, cgroup /kubepods/pod1f2e3d4c/app
+                      in shrink_node < try_to_free_mem_cgroup_pages
+          victims   redis-server (pid 4711), pod shop/cart-7f container app, cgroup
+                      /kubepods/pod1f2e3d4c/app
+          not       node.low_memory: allocstall did not move
+          to do     raise the limit, or set memory.high below it so that reclaim starts
+                    earlier
+                      systemctl set-property 'my app.service' MemoryMax=2G
+                      risk: the node may overcommit
+                      see: rules/memory/direct_reclaim_burst
+        ");
     }
 
     #[test]
@@ -193,24 +220,49 @@ mod tests {
         let mut v = sample::verdict();
         v.state = State::Resolved;
         v.resolved_at = Some("2026-11-22T10:05:00.000Z".into());
-        insta::assert_snapshot!(verdict(&v, Style::new(false)), @"");
+        insta::assert_snapshot!(verdict(&v, Style::new(false)), @r"
+        RESOLVED warning  memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
+          pod shop/cart-7f container app
+          /kubepods/pod1f2e3d4c/app is at its memory limit: its tasks lost 412 ms in
+          direct reclaim in 10 s
+          since     2026-11-22T10:00:00.123Z on node-1, resolved 2026-11-22T10:05:00.000Z
+          rule      memory.direct_reclaim_burst, confidence high
+          incident  01KAR5V9T0WJ8K3M2N4P5Q6R7S #1
+        ");
     }
 
     #[test]
     fn hostile_names_reach_no_terminal() {
         let evil = "a\x1b]0;x\x07\nb\u{202e}";
         let mut v = sample::verdict();
-        for s in [&mut v.subject, &mut v.summary, &mut v.rule, &mut v.cause, &mut v.host, &mut v.incident, &mut v.started_at] {
+        for s in [
+            &mut v.subject,
+            &mut v.summary,
+            &mut v.rule,
+            &mut v.cause,
+            &mut v.host,
+            &mut v.incident,
+            &mut v.started_at,
+        ] {
             *s = evil.into();
         }
-        v.workload = Some(Workload { namespace: Some(evil.into()), pod: Some(evil.into()), container: Some(evil.into()), unit: None });
-        v.chain.iter_mut().for_each(|l| (l.rule, l.cause, l.subject, l.summary) = (evil.into(), evil.into(), evil.into(), evil.into()));
+        v.workload = Some(Workload {
+            namespace: Some(evil.into()),
+            pod: Some(evil.into()),
+            container: Some(evil.into()),
+            unit: None,
+        });
+        v.chain.iter_mut().for_each(|l| {
+            (l.rule, l.cause, l.subject, l.summary) = (evil.into(), evil.into(), evil.into(), evil.into())
+        });
         for a in v.victims.iter_mut().chain(&mut v.culprits) {
-            (a.comm, a.cgroup, a.kind, a.stack) = (Some(evil.into()), Some(evil.into()), evil.into(), vec![evil.into()]);
+            (a.comm, a.cgroup, a.kind, a.stack) =
+                (Some(evil.into()), Some(evil.into()), evil.into(), vec![evil.into()]);
             (a.value, a.unit) = (Some(1.0), Some(evil.into()));
         }
         for e in &mut v.evidence {
-            (e.field, e.subject, e.calc, e.window, e.unit) = (evil.into(), evil.into(), evil.into(), evil.into(), evil.into());
+            (e.field, e.subject, e.calc, e.window, e.unit) =
+                (evil.into(), evil.into(), evil.into(), evil.into(), evil.into());
         }
         v.ruled_out.iter_mut().for_each(|r| (r.cause, r.because) = (evil.into(), evil.into()));
         for h in &mut v.hints {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use whystall_event::text;
 
 use crate::Roots;
+use crate::cgroup::mounts::{Hierarchies, Hierarchy, Version};
 
 /// Ids that are kept, the oldest leaves first.
 const MOST: usize = 8192;
@@ -24,13 +25,10 @@ pub(crate) enum Controller {
     Memory,
 }
 
-/// A mounted hierarchy.
+/// A mounted hierarchy and a descriptor of its root, which says to the kernel which one is meant.
 #[derive(Debug)]
 struct Mount {
-    dir: PathBuf,
-    /// The path of `dir` within the hierarchy, `/` unless only a part is mounted.
-    prefix: String,
-    v1: bool,
+    at: Hierarchy,
     root: File,
 }
 
@@ -48,18 +46,11 @@ pub(crate) struct Cgroups {
 impl Cgroups {
     /// Finds the hierarchies that are mounted.
     pub(crate) fn new(roots: &Roots) -> Cgroups {
-        let mounts = fs::read(roots.proc("self/mountinfo")).unwrap_or_default();
+        let hierarchies = Hierarchies::find(roots).unwrap_or_default();
         let find = |controller: &str| {
-            let found = parse_mounts(&mounts);
-            let v1 = found.iter().find(|m| m.controllers.as_ref().is_some_and(|c| c.iter().any(|c| c == controller)));
-            let m = v1.or_else(|| found.iter().find(|m| m.controllers.is_none()))?;
-            let dir = below(roots, &m.point);
-            Some(Mount {
-                root: File::open(&dir).ok()?,
-                dir,
-                prefix: m.prefix.clone(),
-                v1: m.controllers.is_some(),
-            })
+            let at = hierarchies.of(controller).ok().or(hierarchies.v2())?.clone();
+            let root = File::open(&at.dir).ok()?;
+            Some(Mount { at, root })
         };
         Cgroups {
             cpu: find("cpu"),
@@ -73,13 +64,13 @@ impl Cgroups {
 
     /// Whether the cpu controller is in a v1 hierarchy.
     pub(crate) fn cpu_is_v1(&self) -> bool {
-        self.cpu.as_ref().is_some_and(|m| m.v1)
+        self.cpu.as_ref().is_some_and(|m| m.at.version == Version::V1)
     }
 
     /// Whether the cpu and memory controllers share a hierarchy, so that ids mean the same.
     fn shared(&self) -> bool {
         match (&self.cpu, &self.memory) {
-            (Some(a), Some(b)) => a.dir == b.dir,
+            (Some(a), Some(b)) => a.at.dir == b.at.dir,
             _ => false,
         }
     }
@@ -134,7 +125,7 @@ impl Cgroups {
             Controller::Cpu => self.cpu.as_ref(),
             Controller::Memory => self.memory.as_ref(),
         }?;
-        Some(fs::metadata(mount.dir.join(path.trim_start_matches('/'))).ok()?.ino())
+        Some(fs::metadata(mount.at.dir.join(path.trim_start_matches('/'))).ok()?.ino())
     }
 }
 
@@ -150,11 +141,7 @@ const FILEID_KERNFS: i32 = 0xfe;
 
 /// Opens the directory by its id, which needs CAP_DAC_READ_SEARCH, and asks for its path.
 fn by_handle(mount: &Mount, id: u64, own_fds: &Path) -> Option<String> {
-    let mut handle = KernfsHandle {
-        bytes: 8,
-        kind: FILEID_KERNFS,
-        id: id.to_ne_bytes(),
-    };
+    let mut handle = KernfsHandle { bytes: 8, kind: FILEID_KERNFS, id: id.to_ne_bytes() };
     let flags = libc::O_PATH | libc::O_CLOEXEC;
     // SAFETY: `handle` has the layout of `struct file_handle` with 8 bytes of content and outlives the call.
     let fd = unsafe {
@@ -173,9 +160,9 @@ fn by_handle(mount: &Mount, id: u64, own_fds: &Path) -> Option<String> {
 
 /// The path within the hierarchy of a path below the mount point.
 fn within(mount: &Mount, shown: &str) -> Option<String> {
-    let dir = mount.dir.to_str()?;
+    let dir = mount.at.dir.to_str()?;
     let rest = shown.strip_prefix(dir).filter(|r| r.is_empty() || r.starts_with('/'))?;
-    Some(match (mount.prefix.as_str(), rest) {
+    Some(match (mount.at.prefix.as_str(), rest) {
         ("/", "") => "/".into(),
         ("/", rest) => rest.into(),
         (prefix, rest) => format!("{prefix}{rest}"),
@@ -190,9 +177,9 @@ fn by_task(mount: &Mount, controller: Controller, id: u64, proc: &Path, pid: u32
         Controller::Cpu => "cpu",
         Controller::Memory => "memory",
     };
-    let path = cgroup_of(&lines, if mount.v1 { Some(name) } else { None })?;
-    let below = if mount.prefix == "/" { path.as_str() } else { path.strip_prefix(&mount.prefix)? };
-    let inode = fs::metadata(mount.dir.join(below.trim_start_matches('/'))).ok()?.ino();
+    let path = cgroup_of(&lines, (mount.at.version == Version::V1).then_some(name))?;
+    let below = if mount.at.prefix == "/" { path.as_str() } else { path.strip_prefix(&mount.at.prefix)? };
+    let inode = fs::metadata(mount.at.dir.join(below.trim_start_matches('/'))).ok()?.ino();
     (inode == id).then_some(path)
 }
 
@@ -210,70 +197,9 @@ pub(crate) fn cgroup_of(lines: &[u8], controller: Option<&str>) -> Option<String
     })
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct FoundMount {
-    point: PathBuf,
-    prefix: String,
-    /// Of a v1 hierarchy; `None` for v2.
-    controllers: Option<Vec<String>>,
-}
-
-/// The cgroup mounts of a mountinfo file (proc_pid_mountinfo(5)), those that show most of their hierarchy first.
-fn parse_mounts(bytes: &[u8]) -> Vec<FoundMount> {
-    let mut found: Vec<FoundMount> = String::from_utf8_lossy(bytes)
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let mut left = left.split(' ').skip(3);
-            let (prefix, point) = (left.next()?, left.next()?);
-            let mut right = right.split(' ');
-            let controllers = match right.next()? {
-                "cgroup2" => None,
-                "cgroup" => Some(right.nth(1)?.split(',').map(String::from).collect()),
-                _ => return None,
-            };
-            Some(FoundMount {
-                point: unescape(point).into(),
-                // A root outside our cgroup namespace is shown as `/..`.
-                prefix: if prefix.starts_with("/..") { "/".into() } else { unescape(prefix) },
-                controllers,
-            })
-        })
-        .collect();
-    found.sort_by_key(|m| m.prefix.len());
-    found
-}
-
-/// Undoes the octal escapes of space, tab, line feed and backslash.
-fn unescape(s: &str) -> String {
-    s.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
-}
-
-fn below(roots: &Roots, point: &Path) -> PathBuf {
-    if point.starts_with(&roots.sys) {
-        return point.to_path_buf();
-    }
-    match point.strip_prefix(Roots::default().sys) {
-        Ok(rest) => roots.sys.join(rest),
-        Err(_) => point.to_path_buf(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mounts_v1_v2_and_parts() {
-        let m = parse_mounts(
-            b"1 2 0:29 /docker/a /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
-              2 2 0:38 / /sys/fs/cgroup/uni\\040fied rw shared:1 - cgroup2 cgroup2 rw\n3 2 0:1 / / rw - ext4 x rw\n",
-        );
-        assert_eq!(m.len(), 2);
-        assert_eq!((m[0].controllers.as_ref(), m[0].point.to_str()), (None, Some("/sys/fs/cgroup/uni fied")));
-        assert_eq!(m[1].prefix, "/docker/a");
-        assert!(m[1].controllers.as_ref().unwrap().contains(&"cpuacct".to_string()));
-    }
 
     #[test]
     fn a_tasks_cgroups() {
@@ -289,7 +215,7 @@ mod tests {
         let roots = Roots::default();
         let mut c = Cgroups::new(&roots);
         let own = fs::read(roots.proc("self/cgroup")).unwrap_or_default();
-        let v1 = c.memory.as_ref().is_some_and(|m| m.v1);
+        let v1 = c.memory.as_ref().is_some_and(|m| m.at.version == Version::V1);
         let Some(own) = cgroup_of(&own, v1.then_some("memory")) else {
             eprintln!("skipped: no cgroup of our own");
             return;

@@ -61,13 +61,7 @@ const CLASSES: &[(&str, &[&str])] = &[
     ),
     (
         "compaction",
-        &[
-            "compact_",
-            "isolate_migratepages",
-            "isolate_freepages",
-            "try_to_compact_pages",
-            "migrate_pages",
-        ],
+        &["compact_", "isolate_migratepages", "isolate_freepages", "try_to_compact_pages", "migrate_pages"],
     ),
     (
         "page_table",
@@ -155,7 +149,8 @@ fn begins(name: &str, with: &[&str]) -> bool {
 
 /// The frames beyond our own and the interrupt's that called us.
 fn interrupted<'a, 'b>(frames: &'b [&'a str], taken: Taken) -> &'b [&'a str] {
-    let own = frames.iter().take_while(|f| begins(f, TRACING)).count();
+    // Our own program has no name where the kernel does not list compiled programs.
+    let own = frames.iter().take_while(|f| **f == "?" || begins(f, TRACING)).count();
     let mut rest = &frames[own..];
     let cut = |rest: &'b [&'a str], found: &dyn Fn(&str) -> bool| match rest.iter().position(|f| found(f)) {
         Some(i) => &rest[i + 1..],
@@ -170,7 +165,6 @@ fn interrupted<'a, 'b>(frames: &'b [&'a str], taken: Taken) -> &'b [&'a str] {
             rest = cut(rest, &interrupt_entry);
         }
     }
-    // What follows the entry of a system call tells nothing more.
     rest
 }
 
@@ -232,7 +226,13 @@ mod tests {
         let arm = ["bpf_prog_x", "hrtimer_interrupt", "el1_interrupt", "el1h_64_irq_handler", "el1h_64_irq"];
         check(&arm, &["shrink_slab"], Taken::InTimer, "reclaim");
         check(
-            &["bpf_trace_run1", "handle_softirqs", "__irq_exit_rcu", "sysvec_call_function_single", "asm_sysvec_call_function_single"],
+            &[
+                "bpf_trace_run1",
+                "handle_softirqs",
+                "__irq_exit_rcu",
+                "sysvec_call_function_single",
+                "asm_sysvec_call_function_single",
+            ],
             &["memcg_stat_format", "vfs_read"],
             Taken::AtSoftirqEntry,
             "memcg_stat",

@@ -70,7 +70,12 @@ mod tests {
         for &v in values {
             let us = v / 1000;
             let slot = if us == 0 { 0 } else { us.ilog2() as usize + 1 };
-            h.add(&Hist { count: 1, sum_ns: v, max_ns: v, slots: std::array::from_fn(|i| u64::from(i == slot.min(SLOTS - 1))) });
+            h.add(&Hist {
+                count: 1,
+                sum_ns: v,
+                max_ns: v,
+                slots: std::array::from_fn(|i| u64::from(i == slot.min(SLOTS - 1))),
+            });
         }
         h
     }

@@ -6,6 +6,7 @@ pub(crate) mod classify;
 mod hist;
 pub(crate) mod kallsyms;
 pub(crate) mod object;
+pub(crate) mod perf;
 pub(crate) mod wire;
 
 #[cfg(test)]

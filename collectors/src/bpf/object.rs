@@ -104,7 +104,8 @@ impl Object {
         wanted: &dyn Fn(&str) -> bool,
     ) -> Result<Object, String> {
         let path = roots.sys("kernel/btf/vmlinux");
-        let btf = Btf::parse_file(&path, Endianness::default()).map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
+        let btf = Btf::parse_file(&path, Endianness::default())
+            .map_err(|e| format!("{}: {}", path.display(), chain(&e)))?;
         let v1 = u32::from(cpu_cgroup_v1);
         let mut ebpf = EbpfLoader::new()
             .btf(Some(&btf))
@@ -127,9 +128,7 @@ impl Object {
             failed: BTreeMap::new(),
         };
         for (name, tracepoint) in PROGRAMS.iter().filter(|(name, _)| wanted(name)) {
-            let loaded = object
-                .program(name)
-                .and_then(|p| p.load(tracepoint, &btf).map_err(|e| chain(&e)));
+            let loaded = object.program(name).and_then(|p| p.load(tracepoint, &btf).map_err(|e| chain(&e)));
             if let Err(e) = loaded.and_then(|()| object.attach(name)) {
                 object.failed.insert(name, e);
             }

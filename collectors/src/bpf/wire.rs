@@ -249,7 +249,9 @@ mod tests {
         ] {
             assert!(header.contains(&format!("\tWS_{name} = {value},")), "{name}");
         }
-        for (name, value) in [("COMM", COMM), ("STACK", STACK), ("RUNS", RUNS), ("PATH", PATH), ("SLOTS", SLOTS)] {
+        for (name, value) in
+            [("COMM", COMM), ("STACK", STACK), ("RUNS", RUNS), ("PATH", PATH), ("SLOTS", SLOTS)]
+        {
             assert!(header.contains(&format!("#define WS_{name} {value}\t")), "{name}");
         }
     }

@@ -113,7 +113,7 @@ stream! {
     /// Run-queue waits of all lengths.
     runq_totals = sampled("runq.totals",
         "waits of 16 us and more for a CPU, all tasks of a cgroup or CPU together") of [Cgroup, Cpu];
-    COUNT = Field::counter("count", Unit::Count, "waits");
+    COUNT = Field::counter("count", Unit::Count, "waits for a CPU");
     TIME = Field::counter("time", Unit::Time, "time waited");
     P50 = Field::gauge("p50", Unit::Time, "median wait of the last interval, within a factor of 2");
     P99 = Field::gauge("p99", Unit::Time, "99th percentile of the last interval, within a factor of 2");
@@ -228,12 +228,7 @@ mod tests {
     fn only_occurrences_have_durations() {
         for s in crate::latency::STREAMS {
             let durations = s.fields.iter().any(|f| f.kind == FieldKind::Duration);
-            assert_eq!(
-                durations,
-                s.mode == whystall_event::Mode::Occurrences,
-                "{}",
-                s.name
-            );
+            assert_eq!(durations, s.mode == whystall_event::Mode::Occurrences, "{}", s.name);
         }
     }
 }

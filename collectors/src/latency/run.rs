@@ -1,0 +1,410 @@
+//! The loop of the `latency` collector: waits for events, delivers them, and once a second reads what the kernel summed.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use whystall_event::{Batch, SEC, Stamp, Stream, Subject};
+
+use super::probes::{self, Level, PROBES};
+use super::rows::Rows;
+use super::settings::{Best, Options};
+use super::streams as s;
+use super::totals::Totals;
+use crate::bpf::object::{self, Object, Thresholds};
+use crate::bpf::perf::Tracepoints;
+use crate::bpf::wire::{self, Cpu, KINDS};
+use crate::runner::clock;
+use crate::{CollectError, Roots, Sink, Stop, Streaming};
+
+/// The longest wait for events; a stop is noticed after that.
+const WAIT: Duration = Duration::from_millis(200);
+/// After events, more are left to gather for this long: it bounds the wake-ups under a flood.
+const GATHER: Duration = Duration::from_millis(20);
+/// Events handled between two looks at the clock.
+const AT_ONCE: usize = 4096;
+/// Between two readings of totals.
+const INTERVAL: u64 = SEC;
+/// Softirqs a second on one CPU above which watching each costs too much, how many seconds in a row, and how long they
+/// are then left alone.
+const SOFTIRQS: u64 = 200_000;
+const SOFTIRQ_SECONDS: u32 = 3;
+const SOFTIRQ_REST: u64 = 30 * SEC;
+
+/// The collector, ready to run.
+pub(super) struct Latency {
+    pub(super) roots: Roots,
+    pub(super) options: Options,
+}
+
+impl Streaming for Latency {
+    fn run(&mut self, sink: &dyn Sink, stop: &Stop) -> Result<(), CollectError> {
+        let mut run = Run::start(&self.roots, &self.options, sink)?;
+        while !stop.is_set() {
+            if run.wait() {
+                std::thread::sleep(GATHER);
+            }
+            run.drain();
+            let now = sink.now();
+            let tick = now.boot_ns.saturating_sub(run.ticked_ns) >= INTERVAL;
+            run.deliver(sink, now, tick);
+            if tick {
+                run.ticked_ns = now.boot_ns;
+                run.tick(sink, now);
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Run {
+    object: Option<Object>,
+    perf: Option<Tracepoints>,
+    levels: Vec<Level>,
+    rows: Rows,
+    totals: Totals,
+    ticked_ns: u64,
+    cpus: Vec<Cpu>,
+    /// By probe: events lost when last looked at, and whether the next batch must say that some are missing.
+    lost: Vec<u64>,
+    incomplete: Vec<bool>,
+    softirqs: SoftirqLoad,
+    probes: Arc<Stream>,
+    zombies: Arc<Stream>,
+    told: HashSet<&'static str>,
+}
+
+impl Run {
+    fn start(roots: &Roots, options: &Options, sink: &dyn Sink) -> Result<Run, CollectError> {
+        let now = sink.now();
+        let rows = Rows::new(roots, now);
+        let off = |i: usize| PROBES.get(i).is_none_or(|p| options.off.iter().any(|o| o == p.name));
+        let wanted = |program: &str| {
+            let mut needing = PROBES.iter().enumerate().filter(|(_, p)| p.programs.contains(&program));
+            needing.any(|(i, _)| !off(i))
+        };
+        let loaded = match options.best {
+            Best::Perf => Err("level = \"perf\" is set".to_string()),
+            Best::Bpf => object::check_host(roots).map_err(|e| e.to_string()).and_then(|()| {
+                let thresholds = only_wanted(options.thresholds, &off);
+                Object::load(roots, &thresholds, rows.cgroups.cpu_is_v1(), &wanted)
+            }),
+        };
+        let mut levels: Vec<Level> = PROBES
+            .iter()
+            .enumerate()
+            .map(|(i, p)| match &loaded {
+                _ if off(i) => Level::Off,
+                Ok(object) => match p.programs.iter().find_map(|name| object.watches(name).err()) {
+                    None => Level::Bpf,
+                    Some(why) => Level::Unavailable(why.into()),
+                },
+                Err(why) => Level::Unavailable(why.as_str().into()),
+            })
+            .collect();
+        let missing: Vec<usize> =
+            (0..PROBES.len()).filter(|i| matches!(levels.get(*i), Some(Level::Unavailable(_)))).collect();
+        let perf = open_perf(roots, options, &missing, &mut levels);
+        if !levels.iter().any(Level::watches) {
+            let why = loaded.err().unwrap_or_else(|| "every probe is off".into());
+            return Err(CollectError::Other(format!("no probe can watch: {why}")));
+        }
+        Ok(Run {
+            object: loaded.ok(),
+            perf,
+            levels,
+            rows,
+            totals: Totals::new(),
+            ticked_ns: now.boot_ns,
+            cpus: Vec::new(),
+            lost: vec![0; PROBES.len()],
+            // Nothing is known of the time before.
+            incomplete: vec![true; PROBES.len()],
+            softirqs: SoftirqLoad::default(),
+            probes: Arc::new(s::probes::STREAM),
+            zombies: Arc::new(s::memcg_zombies::STREAM),
+            told: HashSet::new(),
+        })
+    }
+
+    /// Waits for events; false if none came.
+    fn wait(&self) -> bool {
+        let mut fds: Vec<libc::pollfd> = self
+            .object
+            .iter()
+            .map(Object::fd)
+            .chain(self.perf.iter().flat_map(Tracepoints::fds))
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .collect();
+        // SAFETY: `fds` is a valid array of its length for the time of the call.
+        let n = unsafe {
+            libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, WAIT.as_millis() as libc::c_int)
+        };
+        n > 0
+    }
+
+    fn drain(&mut self) {
+        let rows = &mut self.rows;
+        if let Some(object) = &mut self.object {
+            object.events(AT_ONCE, |bytes| rows.event(bytes));
+        }
+        if let Some(perf) = &mut self.perf {
+            perf.drain(AT_ONCE, |head| {
+                let probe = match head.kind {
+                    wire::RECLAIM => probes::RECLAIM_DIRECT,
+                    wire::MEMCG_RECLAIM => probes::RECLAIM_MEMCG,
+                    _ => probes::COMPACTION,
+                };
+                if let Some(events) = rows.events.get_mut(probe) {
+                    *events += 1;
+                }
+                rows.memory(probe, head);
+            });
+        }
+    }
+
+    /// Hands over the rows there are; with `all`, also empty batches, which say that nothing happened.
+    fn deliver(&mut self, sink: &dyn Sink, now: Stamp, all: bool) {
+        if all {
+            self.look_for_losses();
+        }
+        for (i, level) in self.levels.iter().enumerate() {
+            if !level.watches() {
+                self.incomplete[i] = true;
+                continue;
+            }
+            if !(all || self.rows.has_rows(i)) {
+                continue;
+            }
+            let Some(mut batch) = self.rows.take(i, now) else { continue };
+            batch.covered_to = !self.incomplete[i];
+            self.incomplete[i] = !sink.send(batch);
+        }
+    }
+
+    /// Reads the CPUs' counters; a probe that lost events must say so.
+    fn look_for_losses(&mut self) {
+        if let Some(object) = &self.object
+            && let Ok(cpus) = object.cpus()
+        {
+            self.cpus = cpus.collect();
+        }
+        for i in 0..PROBES.len() {
+            let lost = self.counted(i, |r| r.lost);
+            if self.lost[i] != lost {
+                self.lost[i] = lost;
+                self.incomplete[i] = true;
+            }
+        }
+    }
+
+    /// The sum of a counter of a probe over CPUs and kinds, with what the perf level counted.
+    fn counted(&self, probe: usize, what: impl Fn(&wire::Rate) -> u64) -> u64 {
+        let kinds = PROBES.get(probe).map_or(&[][..], |p| p.kinds);
+        let of_cpu = |cpu: &Cpu| -> u64 {
+            let rates = kinds.iter().flat_map(|k| [*k as usize, KINDS + *k as usize]);
+            rates.filter_map(|i| cpu.rate.get(i)).map(&what).sum()
+        };
+        self.cpus.iter().map(of_cpu).sum()
+    }
+
+    /// Once a second: totals, zombies, the probes themselves.
+    fn tick(&mut self, sink: &dyn Sink, now: Stamp) {
+        if let Some(object) = &mut self.object {
+            for batch in self.totals.read(object, &self.cpus, &mut self.rows.cgroups, now) {
+                sink.send(batch);
+            }
+            if object.hists_full() > 0 && self.told.insert("hists") {
+                sink.problem("more than 2048 cgroups have latencies: the totals of some are missing");
+            }
+        }
+        self.watch_softirq_load(now, sink);
+        if self.levels[probes::MEMCG_LIFE].watches() {
+            sink.send(self.zombie_rows(now));
+        }
+        sink.send(self.probe_rows(now));
+        if self.rows.has_symbols() == Some(false) && self.told.insert("symbols") {
+            sink.problem("the kernel hides its addresses: stacks have no names; give whystall CAP_SYSLOG");
+        }
+        if self.rows.ledger.overflow > 0 && self.told.insert("ledger") {
+            sink.problem(
+                "more than 16384 cgroups live or linger: some zombies are not counted in memcg_life.zombies",
+            );
+        }
+        if self.rows.malformed > 0 && self.told.insert("malformed") {
+            sink.problem("the probes sent an event that was not understood");
+        }
+    }
+
+    fn watch_softirq_load(&mut self, now: Stamp, sink: &dyn Sink) {
+        let Some(object) = &mut self.object else { return };
+        let level = &mut self.levels[probes::SOFTIRQ];
+        let counts = self.cpus.iter().map(|c| c.softirqs);
+        match self.softirqs.judge(counts, level.watches(), now.boot_ns) {
+            Verdict::Keep => {}
+            Verdict::StepDown(rate) => {
+                object.detach_softirqs();
+                *level = Level::SteppedDown(format!("{rate} softirqs/s on one CPU").into());
+                sink.problem("softirq probe paused: more than 200000 softirqs/s on one CPU");
+            }
+            Verdict::StepUp => {
+                if let Level::SteppedDown(_) = level {
+                    let monotonic = now.boot_ns.saturating_sub(clock::boot_minus_monotonic());
+                    *level = match object.attach_softirqs(monotonic) {
+                        Ok(()) => Level::Bpf,
+                        Err(why) => Level::Unavailable(why.into()),
+                    };
+                }
+            }
+        }
+    }
+
+    fn zombie_rows(&mut self, now: Stamp) -> Batch {
+        use s::memcg_zombies as f;
+        let mut batch = Batch::new(self.zombies.clone(), now);
+        for (path, parent) in self.rows.ledger.take_parents() {
+            let mut row = batch.row(Subject::Cgroup(path));
+            row.gauge(f::ZOMBIES, parent.zombies as f64);
+            if let Some((since, example, by)) = parent.oldest {
+                row.gauge(f::OLDEST, now.boot_ns.saturating_sub(since) as f64).text(f::EXAMPLE, example);
+                if let Some(by) = by {
+                    row.text(f::CREATOR, by);
+                }
+            }
+        }
+        batch
+    }
+
+    fn probe_rows(&self, now: Stamp) -> Batch {
+        use s::probes as f;
+        let mut batch = Batch::new(self.probes.clone(), now);
+        for (i, (probe, level)) in PROBES.iter().zip(&self.levels).enumerate() {
+            let perf_lost = match (level, &self.perf) {
+                (Level::Perf(_), Some(perf)) => perf.lost,
+                _ => 0,
+            };
+            batch
+                .row(Subject::Device(probe.name.into()))
+                .gauge(f::LEVEL, level.number())
+                .text(f::HOW, level.how())
+                .int(f::EVENTS, self.rows.events[i])
+                .int(f::SUPPRESSED, self.counted(i, |r| r.suppressed))
+                .int(f::LOST, self.counted(i, |r| r.lost) + perf_lost);
+        }
+        batch
+    }
+}
+
+/// Probes that are off but share a program with one that is on are silenced by their threshold.
+fn only_wanted(mut t: Thresholds, off: &dyn Fn(usize) -> bool) -> Thresholds {
+    // A quarter of the range, because the programs compare with four times the threshold.
+    const NEVER: u64 = i64::MAX as u64 / 4;
+    for (probe, threshold) in
+        [(probes::RUNQ, &mut t.runq), (probes::NOSCHED, &mut t.nosched), (probes::IRQOFF, &mut t.irqoff)]
+    {
+        if off(probe) {
+            *threshold = NEVER;
+        }
+    }
+    t
+}
+
+/// The second level, for those probes that it can stand in for.
+fn open_perf(
+    roots: &Roots,
+    options: &Options,
+    missing: &[usize],
+    levels: &mut [Level],
+) -> Option<Tracepoints> {
+    let able = [
+        (probes::RECLAIM_DIRECT, wire::RECLAIM),
+        (probes::RECLAIM_MEMCG, wire::MEMCG_RECLAIM),
+        (probes::COMPACTION, wire::COMPACTION),
+    ];
+    let wanted: Vec<(usize, u32)> = able.into_iter().filter(|(i, _)| missing.contains(i)).collect();
+    if wanted.is_empty() {
+        return None;
+    }
+    let kinds: Vec<u32> = wanted.iter().map(|(_, kind)| *kind).collect();
+    let opened = Tracepoints::open(roots, &kinds, options.thresholds.reclaim);
+    for (i, _) in wanted {
+        if let Some(level) = levels.get_mut(i) {
+            let Level::Unavailable(why) = &*level else { continue };
+            *level = match &opened {
+                Ok(_) => Level::Perf(why.clone()),
+                Err(e) => Level::Unavailable(format!("{why}; perf: {e}").into()),
+            };
+        }
+    }
+    opened.ok()
+}
+
+/// Whether each softirq can be watched, by how many there are.
+#[derive(Debug, Default)]
+struct SoftirqLoad {
+    before: Vec<u64>,
+    judged_ns: u64,
+    seconds: u32,
+    rest_until: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    StepDown(u64),
+    StepUp,
+}
+
+impl SoftirqLoad {
+    /// Judges the CPUs' counts of softirqs at `now_ns`.
+    fn judge(&mut self, counts: impl Iterator<Item = u64>, watching: bool, now_ns: u64) -> Verdict {
+        if !watching {
+            return if now_ns >= self.rest_until { Verdict::StepUp } else { Verdict::Keep };
+        }
+        let counts: Vec<u64> = counts.collect();
+        let passed = now_ns.saturating_sub(self.judged_ns).max(1);
+        let most = counts
+            .iter()
+            .zip(&self.before)
+            .map(|(now, before)| now.saturating_sub(*before))
+            .max()
+            .unwrap_or(0);
+        let rate = u64::try_from(u128::from(most) * u128::from(SEC) / u128::from(passed)).unwrap_or(u64::MAX);
+        (self.before, self.judged_ns) = (counts, now_ns);
+        self.seconds = if rate > SOFTIRQS { self.seconds + 1 } else { 0 };
+        if self.seconds < SOFTIRQ_SECONDS {
+            return Verdict::Keep;
+        }
+        self.seconds = 0;
+        self.rest_until = now_ns + SOFTIRQ_REST;
+        Verdict::StepDown(rate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn softirqs_are_left_alone_while_there_are_too_many() {
+        let mut load = SoftirqLoad::default();
+        let mut judge =
+            |second: u64, count: u64, watching| load.judge([5, count].into_iter(), watching, second * SEC);
+        assert_eq!(judge(1, 0, true), Verdict::Keep);
+        assert_eq!(judge(2, 250_000, true), Verdict::Keep);
+        assert_eq!(judge(3, 500_000, true), Verdict::Keep);
+        assert_eq!(judge(4, 750_000, true), Verdict::StepDown(250_000));
+        assert_eq!(judge(5, 750_000, false), Verdict::Keep);
+        assert_eq!(judge(35, 750_000, false), Verdict::StepUp);
+        // Counting begins anew: what was not seen is no load.
+        assert_eq!(judge(36, 750_001, true), Verdict::Keep);
+    }
+
+    #[test]
+    fn probes_that_are_off_are_silent() {
+        let t = Thresholds { runq: 1, nosched: 1, softirq: 1, irq: 1, irqoff: 1, reclaim: 1 };
+        let t = only_wanted(t, &|i| i == probes::RUNQ);
+        assert!(t.runq > 3600 * SEC && t.runq.checked_mul(4).is_some());
+        assert_eq!((t.nosched, t.irqoff), (1, 1));
+    }
+}
