@@ -10,8 +10,13 @@ use crate::data::{Data, HostFacts, Recent};
 use crate::extents::{Extents, Prospects};
 use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
+<<<<<<< HEAD
 use crate::judge::{Judge, source};
 use crate::script::{At, Conclusion, Ctx, Judged, Need, Numbers, Program, Rule, Sandbox, Scratch, Source};
+=======
+use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, source};
+use crate::script::{At, Conclusion, Ctx, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source};
+>>>>>>> refs/heads/fuzz
 use crate::verdict::{Confidence, Verdict};
 use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};
 
@@ -379,8 +384,13 @@ impl Engine {
         }
 
         let mut failed = judge.failed.take();
+        let mut verdict_failed: Option<String> = None;
         for (subject, first) in to_conclude {
             let Some(row) = table.row(&subject) else { continue };
+            let later = judge.spent() > SCRIPT_OPERATIONS_A_TICK;
+            if later && !first {
+                continue;
+            }
             let numbers: Vec<Numbers> = sources.iter().map(|s| s.at(row as usize)).collect();
             let Some(f) = inst.findings.get_mut(&subject) else { continue };
             let ctx = Ctx {
@@ -390,18 +400,23 @@ impl Engine {
                 subject: subject.clone(),
                 now_ns: now.boot_ns,
             };
-            let conclusion = match rule.conclude(sandbox, &subject, numbers, ctx) {
-                Ok(c) => c,
-                Err(why) => {
-                    failed.get_or_insert(format!("`verdict` failed: {why}"));
-                    // The condition is true whatever the conclusion's fate: tell it with what is certain.
-                    let mut c = Conclusion::new(&rule.manifest.id, Confidence::Low);
-                    c.summary = format!("{} (its verdict failed: {why})", rule.manifest.title);
-                    c
-                }
+            let conclusion = match &verdict_failed {
+                Some(why) => Err(why.clone()),
+                // The tick has no time left: what is certain is told now, the rest with one of the next ticks.
+                None if later => Ok(provisional(rule, String::new())),
+                None => rule.conclude(sandbox, &subject, numbers, ctx),
             };
-            f.concluded_ns = now.boot_ns;
-            f.conclusions += 1;
+            let conclusion = conclusion.unwrap_or_else(|why| {
+                failed.get_or_insert_with(|| format!("`verdict` failed: {why}"));
+                // The condition is true whatever the conclusion's fate: tell it with what is certain.
+                let c = provisional(rule, format!(" (its verdict failed: {why})"));
+                verdict_failed.get_or_insert(why);
+                c
+            });
+            if !later {
+                f.concluded_ns = now.boot_ns;
+                f.conclusions += 1;
+            }
             f.conclusion = Some(conclusion.clone());
             if first {
                 let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
@@ -453,6 +468,13 @@ impl Engine {
     pub fn overflow(&self) -> u64 {
         self.incidents.overflow
     }
+}
+
+/// What a finding is told with while its rule's `verdict` has not said more.
+fn provisional(rule: &Rule, why: String) -> Conclusion {
+    let mut c = Conclusion::new(&rule.manifest.id, Confidence::Low);
+    c.summary = format!("{}{why}", rule.manifest.title);
+    c
 }
 
 fn opposite(j: &Judged) -> Judged {

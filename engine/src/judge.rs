@@ -10,7 +10,7 @@ use crate::subjects::SubjectTable;
 use crate::window::{WindowId, Windows};
 
 /// Operations that all calls into one rule's script may use in a tick.
-const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
+pub(crate) const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
 
 /// One rule's evaluation within a tick.
 pub(crate) struct Judge<'a> {
@@ -18,7 +18,8 @@ pub(crate) struct Judge<'a> {
     sandbox: &'a Rc<Sandbox>,
     sources: &'a [Source<'a>],
     scratch: &'a mut Scratch,
-    spent: u64,
+    /// The sandbox's count when the tick began.
+    began: u64,
     pub(crate) failed: Option<String>,
 }
 
@@ -29,7 +30,12 @@ impl<'a> Judge<'a> {
         sources: &'a [Source<'a>],
         scratch: &'a mut Scratch,
     ) -> Judge<'a> {
-        Judge { rule, sandbox, sources, scratch, spent: 0, failed: None }
+        Judge { rule, sandbox, sources, scratch, began: sandbox.operations(), failed: None }
+    }
+
+    /// Operations that the rule's scripts have used in this tick.
+    pub(crate) fn spent(&self) -> u64 {
+        self.sandbox.operations() - self.began
     }
 
     pub(crate) fn lowered(&mut self, p: &Program, row: u32) -> Judged {
@@ -47,14 +53,13 @@ impl<'a> Judge<'a> {
         if self.failed.is_some() {
             return Judged::Unknown;
         }
-        if self.spent > SCRIPT_OPERATIONS_A_TICK {
+        if self.spent() > SCRIPT_OPERATIONS_A_TICK {
             self.failed =
                 Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
             return Judged::Unknown;
         }
         let numbers = self.sources.iter().map(|s| s.at(row as usize)).collect();
         let judged = self.rule.judge(self.sandbox, name, subject, numbers);
-        self.spent += self.sandbox.operations();
         if let Judged::Failed(why) = &judged {
             self.failed = Some(format!("`{name}` failed: {why}"));
         }
