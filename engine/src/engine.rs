@@ -10,13 +10,8 @@ use crate::data::{Data, HostFacts, Recent};
 use crate::extents::{Extents, Prospects};
 use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
-<<<<<<< HEAD
-use crate::judge::{Judge, source};
-use crate::script::{At, Conclusion, Ctx, Judged, Need, Numbers, Program, Rule, Sandbox, Scratch, Source};
-=======
 use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, source};
-use crate::script::{At, Conclusion, Ctx, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source};
->>>>>>> refs/heads/fuzz
+use crate::script::{At, Conclusion, Ctx, Judged, Need, Numbers, Program, Rule, Sandbox, Scratch, Source};
 use crate::verdict::{Confidence, Verdict};
 use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};
 
