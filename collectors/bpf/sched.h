@@ -22,20 +22,6 @@ struct {
 	__type(value, struct waited);
 } waited SEC(".maps");
 
-INLINE void remember_run(struct ws_cpu *cpu, struct task_struct *t, __u64 start, __u64 end)
-{
-	__u32 i = cpu->run_pos & (WS_RUNS - 1);
-	struct ws_run *run = &cpu->runs[i];
-
-	run->start = start;
-	run->end = end;
-	run->cgroup = cpu_cgroup_of(t);
-	run->tgid = t->tgid;
-	run->policy = t->policy;
-	bpf_probe_read_kernel(run->comm, sizeof(run->comm), (void *)__builtin_preserve_access_index(&t->comm));
-	cpu->run_pos = (i + 1) & (WS_RUNS - 1);
-}
-
 NOINLINE int send_nosched_end(struct task_struct *t, __u64 dur_ns)
 {
 	struct ws_cpu *cpu = this_cpu();
@@ -83,38 +69,64 @@ NOINLINE int send_runq(struct task_struct *t, __u64 delay, __u64 clock)
 	return 0;
 }
 
+/* A run of long_run_ns or more ended: a possible culprit of waits that end later. */
+NOINLINE int end_long_run(struct task_struct *t, __u64 start, __u64 end)
+{
+	struct ws_cpu *cpu = this_cpu();
+	struct ws_run *run;
+	__u32 i;
+
+	if (!cpu)
+		return 0;
+	i = cpu->run_pos & (WS_RUNS - 1);
+	run = &cpu->runs[i];
+	run->start = start;
+	run->end = end;
+	run->cgroup = cpu_cgroup_of(t);
+	run->tgid = t->tgid;
+	run->policy = t->policy;
+	bpf_probe_read_kernel(run->comm, sizeof(run->comm), (void *)__builtin_preserve_access_index(&t->comm));
+	cpu->run_pos = (i + 1) & (WS_RUNS - 1);
+	if (cpu->nosched_arrival == start)
+		send_nosched_end(t, end - start);
+	return 0;
+}
+
+/* A wait of runq_floor_ns or more ended. */
+NOINLINE int end_wait(struct task_struct *t, __u64 delay, __u64 clock)
+{
+	struct ws_cpu *cpu = this_cpu();
+
+	if (!cpu)
+		return 0;
+	hist_add(&cpu->runq, delay);
+	hist_add_cgroup(cpu_cgroup_of(t), WS_RUNQ, delay);
+	if (delay >= runq_threshold_ns)
+		send_runq(t, delay, clock);
+	return 0;
+}
+
+/* The hottest program: what nearly every switch does is here, the rest in functions of its own. */
 SEC("tp_btf/sched_switch")
 int sched_switch(__u64 *ctx)
 {
 	struct task_struct *prev = (void *)ctx[1], *next = (void *)ctx[2];
-	struct ws_cpu *cpu = this_cpu();
+	__u64 now = next->se.cfs_rq->rq->clock, arrival = prev->sched_info.last_arrival;
+	__u64 queued = next->sched_info.last_queued, run_delay;
 	struct waited *before;
-	__u64 now, queued;
+	__u32 pid, index;
 	__s64 delay;
 
-	if (!cpu)
-		return 0;
-	now = next->se.cfs_rq->rq->clock;
-	if (prev->pid) {
-		__u64 arrival = prev->sched_info.last_arrival;
-		__s64 run = now - arrival;
-
-		if (arrival && run >= (__s64)long_run_ns) {
-			remember_run(cpu, prev, arrival, now);
-			if (cpu->nosched_arrival == arrival)
-				send_nosched_end(prev, run);
-		}
-	}
-	if (!next->pid)
-		return 0;
-	queued = next->sched_info.last_queued;
+	if (arrival && (__s64)(now - arrival) >= (__s64)long_run_ns && prev->pid)
+		end_long_run(prev, arrival, now);
 	delay = now - queued;
 	if (!queued || delay < 0)
 		return 0;
-
-	__u32 pid = next->pid, index = pid & (WAITED - 1);
-	__u64 run_delay = next->sched_info.run_delay + delay;
-
+	pid = next->pid;
+	if (!pid)
+		return 0;
+	index = pid & (WAITED - 1);
+	run_delay = next->sched_info.run_delay + delay;
 	before = bpf_map_lookup_elem(&waited, &index);
 	if (before) {
 		if (before->pid == pid && (__s64)(run_delay - before->run_delay) > delay)
@@ -122,12 +134,8 @@ int sched_switch(__u64 *ctx)
 		before->run_delay = run_delay;
 		before->pid = pid;
 	}
-	if (delay < (__s64)runq_floor_ns)
-		return 0;
-	hist_add(&cpu->runq, delay);
-	hist_add_cgroup(cpu_cgroup_of(next), WS_RUNQ, delay);
-	if (delay >= (__s64)runq_threshold_ns)
-		send_runq(next, delay, now);
+	if (delay >= (__s64)runq_floor_ns)
+		end_wait(next, delay, now);
 	return 0;
 }
 

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use whystall_event::Subject;
 
-use crate::script::{At, Judged, LANES, Numbers, Program, Rule, Sandbox, Scratch, Source, Take};
+use crate::extents::Prospects;
+use crate::script::{At, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source, Take};
+use crate::subjects::SubjectTable;
 use crate::window::{WindowId, Windows};
 
 /// Operations that all calls into one rule's script may use in a tick.
@@ -64,39 +66,28 @@ impl<'a> Judge<'a> {
         judged
     }
 
-    /// Rows whose `enter` is true.
+    /// Rows whose `enter` is true and whose window `wake` is not zero.
     pub(crate) fn candidates(
         &mut self,
         enter: Option<&Program>,
         wake: Option<Source<'_>>,
-        table: &crate::subjects::SubjectTable,
+        prospects: &Prospects<'_>,
+        table: &SubjectTable,
     ) -> Vec<u32> {
         let mut out = Vec::new();
-        let n = table.len();
         let awake = |row: usize| wake.is_none_or(|w| w.at(row).value.abs() > 0.0);
         let mut from = 0;
-        while from < n {
-            let lanes = LANES.min(n - from);
-            if let Some(Source::Columns { value, .. }) = wake {
-                let end = (from + lanes).min(value.len());
-                if !value.get(from..end).is_some_and(|v| v.iter().any(|x| x.abs() > 0.0)) {
-                    from += lanes;
-                    continue;
-                }
-            }
+        while let Some(rows) = prospects.next(from, table.len()) {
+            from = rows.end;
             match enter {
                 Some(p) => {
-                    let result = p.run(self.sources, from, lanes, self.scratch);
-                    if result.contains(&1.0) {
-                        for (i, x) in result.iter().enumerate() {
-                            if *x == 1.0 && awake(from + i) {
-                                out.push((from + i) as u32);
-                            }
-                        }
-                    }
+                    let result = p.run(self.sources, rows.start, rows.len(), self.scratch);
+                    out.extend(
+                        rows.zip(result).filter(|(i, x)| **x == 1.0 && awake(*i)).map(|(i, _)| i as u32),
+                    );
                 }
                 None => {
-                    for row in from..from + lanes {
+                    for row in rows {
                         if awake(row)
                             && let Some(subject) = table.subject(row as u32)
                             && self.script("enter", row as u32, subject) == Judged::True
@@ -106,7 +97,6 @@ impl<'a> Judge<'a> {
                     }
                 }
             }
-            from += lanes;
         }
         out.retain(|r| table.subject(*r).is_some() && !table.is_gone(*r));
         out

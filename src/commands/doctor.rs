@@ -14,7 +14,7 @@ use super::{Outcome, Result, colours, context, print, print_json};
 use crate::cli::{Doctor, Output};
 use crate::daemon::rule_set::{Choice, RuleSet, lacking};
 use crate::daemon::sources::Entry;
-use crate::daemon::{facts, signals};
+use crate::daemon::{facts, limits};
 use crate::render::{Style, Table, wrap};
 
 /// The time that a pass may take.
@@ -79,7 +79,7 @@ struct Rule {
 
 pub(super) fn doctor(args: &Doctor) -> Result {
     let config = context::config(None)?;
-    signals::raise_open_files();
+    limits::prepare();
     let (entries, schema) = context::host(&config)?;
     let files = context::rule_files(&config, &[], true)?;
     let set = RuleSet::load(files, &Sandbox::new(), &schema, Choice { config: &config, only_served: true });

@@ -13,7 +13,7 @@ use whystall_event::{Batch, Field, FieldKind, Stream, Unit};
 use super::{Outcome, Result, context, print, say};
 use crate::cli::Fields;
 use crate::config::Glob;
-use crate::daemon::{signals, sources};
+use crate::daemon::{limits, sources};
 use crate::render::Table;
 
 /// Rounds of all collectors, and the time between them.
@@ -37,7 +37,7 @@ type Live = BTreeMap<String, Seen>;
 
 pub(super) fn fields(args: &Fields) -> Result {
     let config = context::config(None)?;
-    signals::raise_open_files();
+    limits::prepare();
     let (mut entries, schema) = context::host(&config)?;
     let wanted = matcher(args.pattern.as_deref());
     let any = schema.field_names().iter().any(|f| wanted(f));

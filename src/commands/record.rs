@@ -14,8 +14,8 @@ use whystall_event::{Batch, format_duration};
 
 use super::{Outcome, Result, context, print, say, usage};
 use crate::cli::Record;
-use crate::daemon::signals::{self, Signals, Wake};
-use crate::daemon::{facts, sources};
+use crate::daemon::signals::{Signals, Wake};
+use crate::daemon::{facts, limits, sources};
 use crate::recording::json::JsonWriter;
 use crate::recording::{self, Header, WriteError, Writer};
 
@@ -38,7 +38,7 @@ struct Done {
 pub(super) fn record(args: &Record) -> Result {
     let config = context::config(args.config.as_deref())?;
     let mut signals = Signals::new(false)?;
-    signals::raise_open_files();
+    limits::prepare();
     let (entries, _) = context::host(&config)?;
     let works = entries.iter().filter(|e| e.built.is_ok()).count();
     let roots = Roots::default();

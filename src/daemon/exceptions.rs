@@ -9,6 +9,9 @@ use whystall_engine::verdict::{State, Verdict, Workload};
 
 use crate::config::{Config, Exception};
 
+/// What an exception can match besides the kinds of subjects.
+pub const LABELS: [&str; 5] = ["subject", "namespace", "pod", "container", "unit"];
+
 /// Incidents remembered as told.
 const MAX_TOLD: usize = 10_000;
 

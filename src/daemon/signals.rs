@@ -137,18 +137,6 @@ pub fn stdout_can_close() -> bool {
     kind.is_ok_and(|k| k.is_fifo() || k.is_socket())
 }
 
-/// Raises the limit of open files to what is allowed: collectors keep their files open.
-pub fn raise_open_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a valid rlimit; failing leaves the limit as it was, which only means fewer kept files.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -109,6 +109,8 @@ fn part(out: &mut String, style: Style, name: &str, lines: impl IntoIterator<Ite
 fn evidence(e: &Evidence, own: &str) -> [String; 4] {
     let number = |x: f64| match e.unit.as_str() {
         "" => round(x),
+        "ratio" => format!("{} %", round(100.0 * x)),
+        "bytes" if x >= 1_048_576.0 => format!("{} MiB", round(x / 1_048_576.0)),
         unit => format!("{} {}", round(x), escape(unit)),
     };
     let field = escape(&e.field).into_owned();

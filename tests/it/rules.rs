@@ -70,7 +70,7 @@ fn well_formed(xml: &str) -> Result<usize, String> {
             let (inner, empty) = tag.strip_suffix('/').map_or((tag, false), |t| (t, true));
             let name = inner.split(' ').next().unwrap_or_default();
             let quoted: Vec<&str> = inner.split('"').collect();
-            if quoted.len() % 2 == 0 || !quoted.iter().skip(1).step_by(2).all(|v| text_ok(v)) {
+            if quoted.len().is_multiple_of(2) || !quoted.iter().skip(1).step_by(2).all(|v| text_ok(v)) {
                 return Err(format!("bad attributes in <{tag}>"));
             }
             elements += 1;

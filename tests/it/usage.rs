@@ -69,6 +69,9 @@ fn a_wrong_config_is_status_2_with_line_and_suggestion() {
         "2 files checked: 2 errors",
     ]);
     run(&["check", &good]).exits(0).prints(&["did you mean `kernel.lockup`?", "1 warning"]);
+    let exception =
+        write("e.toml", "[rules.\"kernel.lockup\"]\nexceptions = [{ cgorup = \"/a\", reason = \"x\" }]\n");
+    run(&["check", &exception]).exits(0).prints(&["e.toml:2:", "did you mean `cgroup`?"]);
     let report = run(&["check", "--format", "json", &key]).exits(1).json();
     assert_eq!(report["diagnostics"][0]["line"], 2);
     assert_eq!(report["diagnostics"][0]["code"], "config");

@@ -7,17 +7,21 @@ use std::path::Path;
 use whystall_event::text;
 
 /// An address further behind its symbol than this belongs to something newer than the table.
-const FURTHEST: u64 = 4 << 20;
+const FURTHEST: u32 = 4 << 20;
 /// More functions than any kernel has; the rest of the file is not read.
 const MOST: usize = 400_000;
+/// The space before a function has a symbol of its own, in which nothing runs: half of all symbols.
+const PADDING: &[&[u8]] = &[b"__pfx_", b"__cfi_"];
 /// Bytes of a name that are kept.
 const LONGEST: usize = 128;
 
 /// Functions by address.
 #[derive(Debug, Default)]
 pub(crate) struct Symbols {
-    /// Where each function begins, ascending.
-    addresses: Vec<u64>,
+    /// The lowest address.
+    base: u64,
+    /// Where each function begins behind `base`, ascending.
+    addresses: Vec<u32>,
     /// Where its name begins in `names`; it ends where the next one in the file began, at a line feed.
     offsets: Vec<u32>,
     names: String,
@@ -46,6 +50,9 @@ impl Symbols {
             let (Some(address), [b't' | b'T' | b'w' | b'W']) = (address.filter(|a| *a != 0), kind) else {
                 continue;
             };
+            if PADDING.iter().any(|p| name.starts_with(p)) {
+                continue;
+            }
             let Ok(offset) = u32::try_from(names.len()) else { break };
             let cut = name.len().min(LONGEST);
             names.push_str(&text::from_bytes(&name[..cut]));
@@ -53,9 +60,13 @@ impl Symbols {
             entries.push((address, offset));
         }
         entries.sort_unstable();
+        let base = entries.first().map_or(0, |e| e.0);
+        // Functions of the kernel and its modules are within 4 GiB on every architecture that BPF compiles for.
+        entries.retain(|e| u32::try_from(e.0 - base).is_ok());
         names.shrink_to_fit();
         Ok(Symbols {
-            addresses: entries.iter().map(|e| e.0).collect(),
+            base,
+            addresses: entries.iter().map(|e| (e.0 - base) as u32).collect(),
             offsets: entries.iter().map(|e| e.1).collect(),
             names,
         })
@@ -68,8 +79,9 @@ impl Symbols {
 
     /// The function that `address` is in.
     pub(crate) fn name(&self, address: u64) -> Option<&str> {
-        let i = self.addresses.partition_point(|a| *a <= address).checked_sub(1)?;
-        if address - self.addresses.get(i)? > FURTHEST {
+        let behind = u32::try_from(address.checked_sub(self.base)?).ok()?;
+        let i = self.addresses.partition_point(|a| *a <= behind).checked_sub(1)?;
+        if behind - self.addresses.get(i)? > FURTHEST {
             return None;
         }
         let from = self.names.get(*self.offsets.get(i)? as usize..)?;

@@ -116,6 +116,7 @@ impl Object {
             .override_global("irqoff_threshold_ns", &thresholds.irqoff, true)
             .override_global("reclaim_threshold_ns", &thresholds.reclaim, true)
             .override_global("cpu_cgroup_v1", &v1, true)
+            .map_max_entries("events", ring_bytes())
             .load(OBJECT)
             .map_err(|e| chain(&e))?;
         let mut object = Object {
@@ -230,6 +231,13 @@ impl Object {
     }
 }
 
+/// The ring buffer's size by the number of CPUs; it is mapped and counts as memory of this process, twice.
+fn ring_bytes() -> u32 {
+    // SAFETY: sysconf has no preconditions.
+    let cpus = u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_CONF) }).unwrap_or(1);
+    cpus.saturating_mul(32 << 10).clamp(256 << 10, 4 << 20).next_power_of_two()
+}
+
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, String> {
     ebpf.take_map(name).ok_or_else(|| format!("the object has no map {name}"))
 }
@@ -248,7 +256,7 @@ fn chain(e: &dyn Error) -> String {
 }
 
 /// Gives memory that was freed back to the kernel.
-fn trim() {
+pub(crate) fn trim() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim may be called at any time and has no arguments to get wrong.
     unsafe {

@@ -15,6 +15,7 @@ use crate::Roots;
 use crate::bpf::cgroups::{Cgroups, Controller};
 use crate::bpf::classify::{Described, Taken, describe};
 use crate::bpf::kallsyms::Symbols;
+use crate::bpf::object;
 use crate::bpf::wire::{self, Head, Irq, Life, Runq, Stack};
 
 /// Culprits named in one text.
@@ -326,6 +327,8 @@ impl Rows {
         self.symbols_read = now_ns;
         // Without them stacks stay empty, which is all that can be done.
         self.symbols = Some(Symbols::load(&self.kallsyms).unwrap_or_default());
+        // Reading them took several times the memory that they keep.
+        object::trim();
     }
 
     /// Whether functions have names, once a stack was described.

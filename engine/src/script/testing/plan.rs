@@ -129,7 +129,8 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
         if kind.is_none() && text.is_none() {
             return Err(format!("`{}` has no text field `{k}`, and it is not about a {k}", stream.name));
         }
-        if let Some(kind) = kind {
+        // The first label that can be the subject is it; further ones are texts, such as a waiting task's cgroup.
+        if let (Some(kind), None) = (kind, &subject) {
             subject = Some(Subject::from_parts(kind, v).map_err(|e| e.to_string())?);
         }
         texts.extend(text.map(|i| (i, v.to_string())));
