@@ -2,69 +2,22 @@
 //! Times are the thread's CPU time, so that a busy machine disturbs them less.
 #![allow(missing_docs, clippy::print_stdout, clippy::unwrap_used, clippy::expect_used)]
 
+mod common;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
+use common::{Cpu, Rng, at};
 use whystall::recording::json::{JsonReader, JsonWriter};
 use whystall::recording::{Header, Item, Reader, Tick, Writer};
-use whystall_event::{Batch, Field, SEC, Stamp, Stream, Subject, SubjectKind, Unit};
+use whystall_event::{Batch, Field, SEC, Stream, Subject, SubjectKind, Unit};
 
 const SUBJECTS: usize = 1000;
 const TICKS: u64 = 3600;
 
-/// CPU time of this thread since some moment.
-struct Cpu(f64);
-
-impl Cpu {
-    fn now() -> Cpu {
-        let mut t = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: the pointer is to a timespec that lives through the call.
-        let done = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
-        assert_eq!(done, 0);
-        Cpu(t.tv_sec as f64 + t.tv_nsec as f64 / 1e9)
-    }
-
-    fn elapsed(&self) -> f64 {
-        Cpu::now().0 - self.0
-    }
-}
-
-/// Numbers that look random and are the same in every run (splitmix64).
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-}
-
 fn subjects() -> Vec<Subject> {
     let mut rng = Rng(7);
-    let mut hex = |n: usize| {
-        (0..n.div_ceil(16))
-            .map(|_| format!("{:016x}", rng.next()))
-            .collect::<String>()[..n]
-            .to_string()
-    };
-    (0..SUBJECTS)
-        .map(|_| {
-            let (pod, id) = (hex(32), hex(64));
-            Subject::cgroup(format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{pod}.slice/cri-containerd-{id}.scope"))
-        })
-        .collect()
-}
-
-fn at(tick: u64) -> Stamp {
-    Stamp {
-        boot_ns: (100 + tick) * SEC + tick % 7 * 1000,
-        wall_ns: (1_800_000_000 + tick) * SEC + tick % 5 * 900,
-    }
+    (0..SUBJECTS).map(|_| Subject::cgroup(rng.cgroup())).collect()
 }
 
 /// How a counter moves in one tick for subject `i`.
@@ -98,12 +51,7 @@ fn record(fields: usize, step: Step) -> (Vec<u8>, f64) {
         }
         let begun = Cpu::now();
         writer.batch(&batch).unwrap();
-        writer
-            .tick(&Tick {
-                at: at(tick),
-                ..Tick::default()
-            })
-            .unwrap();
+        writer.tick(&Tick { at: at(tick), ..Tick::default() }).unwrap();
         spent += begun.elapsed();
     }
     (writer.finish().unwrap().0, spent)
@@ -127,10 +75,7 @@ fn replay(bytes: &[u8]) -> (f64, u64) {
 fn binary(name: &str, fields: usize, step: Step) {
     let samples = (SUBJECTS * fields) as f64 * TICKS as f64;
     let (bytes, write) = record(fields, step);
-    let (read, rows) = (0..5)
-        .map(|_| replay(&bytes))
-        .min_by(|a, b| a.0.total_cmp(&b.0))
-        .unwrap();
+    let (read, rows) = (0..5).map(|_| replay(&bytes)).min_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
     assert_eq!(rows, SUBJECTS as u64 * TICKS);
     println!(
         "{name:<44} {:>6.2} B/sample  write {:>5.1} ns/sample  read {:>5.2} ns/sample ({:.0} M/s)",
@@ -186,24 +131,10 @@ fn json(name: &str, edit: impl Fn(&str) -> String) {
 
 fn main() {
     println!("recording: {SUBJECTS} cgroups, {TICKS} ticks");
-    binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| {
-        r.next() % 10_000
-    });
-    binary("1 counter, a tenth busy", 1, |r, i| {
-        if i.is_multiple_of(10) {
-            r.next() % 10_000
-        } else {
-            0
-        }
-    });
+    binary("1 counter, all busy (0..10000 a tick)", 1, |r, _| r.next() % 10_000);
+    binary("1 counter, a tenth busy", 1, |r, i| if i.is_multiple_of(10) { r.next() % 10_000 } else { 0 });
     binary("1 counter, small steps (0..100)", 1, |r, _| r.next() % 100);
-    binary("10 counters, a tenth busy", 10, |r, i| {
-        if i.is_multiple_of(10) {
-            r.next() % 10_000
-        } else {
-            0
-        }
-    });
+    binary("10 counters, a tenth busy", 10, |r, i| if i.is_multiple_of(10) { r.next() % 10_000 } else { 0 });
     binary("10 counters, all busy (0..100000)", 10, |r, _| r.next() % 100_000);
     println!("JSON lines: 1 field a line, 1000 cgroups");
     json("as written", str::to_string);

@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release --example embed -- 60`
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what it is for")]
+
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

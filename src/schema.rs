@@ -57,16 +57,20 @@ mod tests {
     #[test]
     fn the_contract_holds() {
         let schema: Value = serde_json::from_str(VERDICT).unwrap();
-        let names: Vec<&str> = "schema incident seq state rule cause severity confidence subject workload summary started_at \
+        let names: Vec<&str> =
+            "schema incident seq state rule cause severity confidence subject workload summary started_at \
              updated_at resolved_at chain victims culprits evidence ruled_out hints host"
-            .split_whitespace()
-            .collect();
+                .split_whitespace()
+                .collect();
         let required = &schema["required"];
         for name in names {
             assert!(schema["properties"].get(name).is_some(), "{name}");
             // What may be null is there all the same; serde writes it, and readers may rely on it.
             let optional = matches!(name, "workload" | "resolved_at");
-            assert!(optional || required.as_array().unwrap().contains(&json!(name)), "{name} is not required");
+            assert!(
+                optional || required.as_array().unwrap().contains(&json!(name)),
+                "{name} is not required"
+            );
         }
     }
 
@@ -96,15 +100,22 @@ mod tests {
                 }
                 "const" if v != s => wrong.push(format!("{at} is not {s}")),
                 "const" => {}
-                "minimum" if v.as_f64().is_some_and(|x| x < s.as_f64().unwrap()) => wrong.push(format!("{at} is below {s}")),
+                "minimum" if v.as_f64().is_some_and(|x| x < s.as_f64().unwrap()) => {
+                    wrong.push(format!("{at} is below {s}"))
+                }
                 "minimum" => {}
                 "required" => {
-                    let missing = s.as_array().unwrap().iter().filter(|n| v.get(n.as_str().unwrap()).is_none() && v.is_object());
+                    let missing = s
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .filter(|n| v.get(n.as_str().unwrap()).is_none() && v.is_object());
                     wrong.extend(missing.map(|n| format!("{at} lacks `{}`", n.as_str().unwrap())));
                 }
                 "properties" => {
                     for (name, p) in s.as_object().unwrap() {
-                        let inner = v.get(name).into_iter().flat_map(|x| check(root, p, x, &format!("{at}/{name}")));
+                        let inner =
+                            v.get(name).into_iter().flat_map(|x| check(root, p, x, &format!("{at}/{name}")));
                         wrong.extend(inner.collect::<Vec<_>>());
                     }
                 }

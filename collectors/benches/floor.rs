@@ -8,17 +8,10 @@ mod common;
 #[allow(clippy::print_stdout, reason = "a benchmark's result")]
 fn main() {
     // `cargo test --all-targets` runs benches too, without this argument: then a few rounds show that it works.
-    let rounds = if std::env::args().any(|a| a == "--bench") {
-        3000
-    } else {
-        10
-    };
+    let rounds = if std::env::args().any(|a| a == "--bench") { 3000 } else { 10 };
     let mut subjects = common::subjects();
     let mut buf = vec![0; 64 << 10];
-    let mut times: Vec<_> = subjects
-        .iter()
-        .map(|s| (s.name, Vec::new(), Vec::new()))
-        .collect();
+    let mut times: Vec<_> = subjects.iter().map(|s| (s.name, Vec::new(), Vec::new())).collect();
     let mut all = ("all", Vec::new(), Vec::new());
     for _ in 0..rounds {
         let start = Instant::now();

@@ -16,12 +16,9 @@ fn parse(c: &mut Criterion) {
 
     let mut file = open("vmstat");
     let mut group = c.benchmark_group("vmstat");
-    group.bench_function("kept", |b| {
-        b.iter(|| black_box(file.parse(&mut buf, vmstat::parse_vmstat)).is_ok())
-    });
-    group.bench_function("procfs", |b| {
-        b.iter(|| black_box(procfs::VmStat::current()).is_ok())
-    });
+    group
+        .bench_function("kept", |b| b.iter(|| black_box(file.parse(&mut buf, vmstat::parse_vmstat)).is_ok()));
+    group.bench_function("procfs", |b| b.iter(|| black_box(procfs::VmStat::current()).is_ok()));
     group.finish();
 
     let mut file = open("meminfo");
@@ -29,9 +26,7 @@ fn parse(c: &mut Criterion) {
     group.bench_function("kept", |b| {
         b.iter(|| black_box(file.parse(&mut buf, meminfo::parse_meminfo)).is_ok())
     });
-    group.bench_function("procfs", |b| {
-        b.iter(|| black_box(procfs::Meminfo::current()).is_ok())
-    });
+    group.bench_function("procfs", |b| b.iter(|| black_box(procfs::Meminfo::current()).is_ok()));
     group.finish();
 
     let mut file = open("stat");
@@ -40,9 +35,7 @@ fn parse(c: &mut Criterion) {
     group.bench_function("kept", |b| {
         b.iter(|| black_box(file.parse(&mut buf, |bytes| cpu::parse_stat(bytes, &mut stat))).is_ok())
     });
-    group.bench_function("procfs", |b| {
-        b.iter(|| black_box(procfs::KernelStats::current()).is_ok())
-    });
+    group.bench_function("procfs", |b| b.iter(|| black_box(procfs::KernelStats::current()).is_ok()));
     group.finish();
 
     let mut file = open("pressure/memory");
@@ -50,9 +43,7 @@ fn parse(c: &mut Criterion) {
     group.bench_function("kept", |b| {
         b.iter(|| black_box(file.parse(&mut buf, pressure::parse_pressure)).is_ok())
     });
-    group.bench_function("procfs", |b| {
-        b.iter(|| black_box(procfs::MemoryPressure::current()).is_ok())
-    });
+    group.bench_function("procfs", |b| b.iter(|| black_box(procfs::MemoryPressure::current()).is_ok()));
     group.finish();
 
     let mut file = open("softirqs");

@@ -13,9 +13,7 @@ fn passes(c: &mut Criterion) {
     let mut subjects = common::subjects();
     for subject in &mut subjects {
         let mut group = c.benchmark_group(subject.name);
-        group.bench_function("pread", |b| {
-            b.iter(|| black_box(common::bare(&subject.files, &mut buf)))
-        });
+        group.bench_function("pread", |b| b.iter(|| black_box(common::bare(&subject.files, &mut buf))));
         group.bench_function("pass", |b| {
             b.iter(|| {
                 let mut pass = common::pass();
@@ -26,12 +24,7 @@ fn passes(c: &mut Criterion) {
     }
     let mut group = c.benchmark_group("all");
     group.bench_function("pread", |b| {
-        b.iter(|| {
-            subjects
-                .iter()
-                .map(|s| common::bare(&s.files, &mut buf))
-                .sum::<usize>()
-        })
+        b.iter(|| subjects.iter().map(|s| common::bare(&s.files, &mut buf)).sum::<usize>())
     });
     group.bench_function("pass", |b| {
         b.iter(|| {

@@ -31,14 +31,8 @@ const FIELDS: &[Field] = &[
     pages("free_orders_0_2", "free pages in blocks of 1 to 4 pages"),
     pages("free_orders_3_8", "free pages in blocks of 8 to 256 pages"),
     pages("free_orders_9_up", "free pages in blocks of 512 pages or more"),
-    ratio(
-        "unusable_3",
-        "part of the free memory that cannot serve an order-3 allocation",
-    ),
-    ratio(
-        "unusable_9",
-        "part of the free memory that cannot serve an order-9 allocation",
-    ),
+    ratio("unusable_3", "part of the free memory that cannot serve an order-3 allocation"),
+    ratio("unusable_9", "part of the free memory that cannot serve an order-9 allocation"),
     ratio(
         "fragmentation_3",
         "why an order-3 allocation would fail: 0 it would not, or memory lacks; 1 fragmentation",
@@ -47,11 +41,7 @@ const FIELDS: &[Field] = &[
         "fragmentation_9",
         "why an order-9 allocation would fail: 0 it would not, or memory lacks; 1 fragmentation",
     ),
-    Field::gauge(
-        "largest_order",
-        Unit::None,
-        "order of the largest free block; absent if nothing is free",
-    ),
+    Field::gauge("largest_order", Unit::None, "order of the largest free block; absent if nothing is free"),
 ];
 
 const FREE_0_2: usize = index_of(FIELDS, "free_orders_0_2");
@@ -85,12 +75,7 @@ pub static COLLECTOR: Collector = Collector {
 
 fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
     let file = KeptFile::open(roots.proc("buddyinfo")).map_err(unavailable)?;
-    let state = Buddyinfo {
-        file,
-        buf: Buf::new(),
-        zones: Vec::new(),
-        stream: Arc::new(STREAM),
-    };
+    let state = Buddyinfo { file, buf: Buf::new(), zones: Vec::new(), stream: Arc::new(STREAM) };
     Ok(Built::Polled(Box::new(state)))
 }
 
@@ -104,8 +89,7 @@ struct Buddyinfo {
 impl Polled for Buddyinfo {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
         let zones = &mut self.zones;
-        self.file
-            .parse(&mut self.buf, |bytes| parse_buddyinfo(bytes, zones))?;
+        self.file.parse(&mut self.buf, |bytes| parse_buddyinfo(bytes, zones))?;
         let mut batch = pass.batch(&self.stream);
         let mut host = Blocks::default();
         for node in zones.chunk_by(|a, b| a.node == b.node) {
@@ -144,10 +128,7 @@ fn ordinary(zones: &[BuddyZone]) -> Blocks {
     let mut sum = Blocks::default();
     let is_ordinary = |z: &BuddyZone| !matches!(z.kind, ZoneKind::Dma | ZoneKind::Movable | ZoneKind::Device);
     let any = zones.iter().any(is_ordinary);
-    zones
-        .iter()
-        .filter(|z| !any || is_ordinary(z))
-        .for_each(|z| sum.add(&z.blocks));
+    zones.iter().filter(|z| !any || is_ordinary(z)).for_each(|z| sum.add(&z.blocks));
     sum
 }
 
@@ -173,11 +154,7 @@ impl Blocks {
     /// The part of free memory in blocks smaller than `order`; 1 if nothing is free, as the kernel has it.
     fn unusable(&self, order: usize) -> f64 {
         let below = self.pages_below();
-        if below[MAX_ORDERS] > 0.0 {
-            below[order] / below[MAX_ORDERS]
-        } else {
-            1.0
-        }
+        if below[MAX_ORDERS] > 0.0 { below[order] / below[MAX_ORDERS] } else { 1.0 }
     }
 
     /// The kernel's fragmentation index as a ratio; 0 where a suitable block is free or nothing is.
@@ -233,9 +210,7 @@ pub fn parse_buddyinfo(bytes: &[u8], zones: &mut Vec<BuddyZone>) -> Result<(), M
             };
             let count =
                 dec(column).ok_or_else(|| Malformed::expected(number, "a number of blocks", column))?;
-            let sum = count
-                .checked_mul(1 << orders)
-                .and_then(|more| pages.checked_add(more));
+            let sum = count.checked_mul(1 << orders).and_then(|more| pages.checked_add(more));
             pages = sum.ok_or_else(|| Malformed::expected(number, "fewer than 2^64 pages", column))?;
             *place = count;
             orders += 1;
@@ -245,11 +220,7 @@ pub fn parse_buddyinfo(bytes: &[u8], zones: &mut Vec<BuddyZone>) -> Result<(), M
         }
         zones.push(BuddyZone { node, kind, blocks });
     }
-    if last.is_none() {
-        Err(Malformed::new(1, "empty"))
-    } else {
-        Ok(())
-    }
+    if last.is_none() { Err(Malformed::new(1, "empty")) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -282,17 +253,10 @@ mod tests {
         );
         let usable = blocks(&[8, 0, 0, 1]);
         assert_eq!(
-            (
-                usable.unusable(3),
-                usable.fragmentation(3),
-                usable.fragmentation(9)
-            ),
+            (usable.unusable(3), usable.fragmentation(3), usable.fragmentation(9)),
             (0.5, 0.0, 1.0 - 1.03125 / 9.0)
         );
-        assert_eq!(
-            (Blocks::default().unusable(3), Blocks::default().fragmentation(3)),
-            (1.0, 0.0)
-        );
+        assert_eq!((Blocks::default().unusable(3), Blocks::default().fragmentation(3)), (1.0, 0.0));
     }
 
     #[test]
@@ -310,28 +274,13 @@ mod tests {
             assert!(e.contains(expected), "{e}");
         };
         check(b"", "empty");
-        check(
-            b"Node 0 zone DMA 1\n",
-            "line 1: expected Node N, zone NAME and counts",
-        );
-        check(
-            b"Node 0, zone DMA\n",
-            "line 1: expected a number of blocks, found the end",
-        );
+        check(b"Node 0 zone DMA 1\n", "line 1: expected Node N, zone NAME and counts");
+        check(b"Node 0, zone DMA\n", "line 1: expected a number of blocks, found the end");
         check(b"Node 0, zone DMA 1 -2\n", "found `-2`");
-        check(
-            b"Node 0, zone DMA 0 18446744073709551615\n",
-            "expected fewer than 2^64 pages",
-        );
-        check(
-            b"Node 1, zone DMA 1\nNode 0, zone DMA 1\n",
-            "line 2: expected ascending nodes",
-        );
+        check(b"Node 0, zone DMA 0 18446744073709551615\n", "expected fewer than 2^64 pages");
+        check(b"Node 1, zone DMA 1\nNode 0, zone DMA 1\n", "line 2: expected ascending nodes");
         check(b"Node 0, zone DMA 1 2", "cut short");
-        check(
-            format!("Node 0, zone DMA{}\n", " 1".repeat(25)).as_bytes(),
-            "at most 24 orders",
-        );
+        check(format!("Node 0, zone DMA{}\n", " 1".repeat(25)).as_bytes(), "at most 24 orders");
     }
 
     proptest! {

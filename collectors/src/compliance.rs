@@ -26,9 +26,7 @@ fn trees() -> Vec<PathBuf> {
 
 fn is_snake_case(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
         && !name.ends_with('_')
         && !name.contains("__")
 }
@@ -50,35 +48,22 @@ fn descriptions_are_complete() {
         assert!(!c.streams.is_empty(), "{} has no stream", c.name);
         for s in c.streams {
             // The probes of `latency` are named as rules name them.
-            let own = s.name == c.name
-                || s.name
-                    .strip_prefix(c.name)
-                    .is_some_and(|rest| rest.starts_with('.'));
+            let own =
+                s.name == c.name || s.name.strip_prefix(c.name).is_some_and(|rest| rest.starts_with('.'));
             assert!(own || c.name == "latency", "stream {} of collector {}", s.name, c.name);
             assert!(s.name.split('.').all(is_snake_case), "{}", s.name);
             assert!(streams.insert(s.name.clone()), "stream {} occurs twice", s.name);
             assert_help(&s.name, &s.help);
             assert!(!s.subjects.is_empty(), "{} has no subject", s.name);
-            assert!(
-                (1..=MAX_FIELDS).contains(&s.fields.len()),
-                "{} has {} fields",
-                s.name,
-                s.fields.len()
-            );
+            assert!((1..=MAX_FIELDS).contains(&s.fields.len()), "{} has {} fields", s.name, s.fields.len());
             let mut fields = HashSet::new();
             for f in s.fields.iter() {
                 let full = format!("{}.{}", s.name, f.name);
                 assert!(fields.insert(f.name.clone()), "{full} occurs twice");
                 assert!(is_snake_case(&f.name), "{full}");
                 assert_help(&full, &f.help);
-                assert!(
-                    f.kind != FieldKind::Text || f.unit == Unit::None,
-                    "{full} is text with a unit"
-                );
-                assert!(
-                    f.kind != FieldKind::Duration || f.unit == Unit::Time,
-                    "{full} is a duration"
-                );
+                assert!(f.kind != FieldKind::Text || f.unit == Unit::None, "{full} is text with a unit");
+                assert!(f.kind != FieldKind::Duration || f.unit == Unit::Time, "{full} is a duration");
             }
         }
         for key in c.settings {
@@ -98,13 +83,7 @@ fn first_pass(collector: &Collector, tree: &Path) -> Option<String> {
     let mut out = String::new();
     for batch in &pass.batches {
         for row in batch.rows() {
-            for (i, field) in batch
-                .stream
-                .fields
-                .iter()
-                .enumerate()
-                .filter(|(i, _)| row.has(*i))
-            {
+            for (i, field) in batch.stream.fields.iter().enumerate().filter(|(i, _)| row.has(*i)) {
                 let (stream, subject, name) = (&batch.stream.name, row.subject, &field.name);
                 match (row.text(i), field.kind) {
                     (Some(t), _) => writeln!(out, "{stream} {subject} {name} \"{}\"", text::escape(t)),
@@ -142,11 +121,7 @@ fn golden() {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "(WHYSTALL_BLESS=1 writes the golden files anew)\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "(WHYSTALL_BLESS=1 writes the golden files anew)\n{}", wrong.join("\n"));
 }
 
 fn first_difference(path: &Path, expected: Option<&str>, found: Option<&str>) -> String {
@@ -176,11 +151,7 @@ fn every_collector_has_a_golden_file_that_says_something() {
                 .is_ok_and(|text| text.lines().any(|l| !l.starts_with("error: ")))
         });
         let exempt = WITHOUT_GOLDEN.iter().any(|(name, _)| *name == c.name);
-        assert!(
-            has != exempt,
-            "collector {}: golden file {has}, listed as without {exempt}",
-            c.name
-        );
+        assert!(has != exempt, "collector {}: golden file {has}, listed as without {exempt}", c.name);
     }
 }
 
@@ -199,10 +170,7 @@ fn no_field_is_zero_because_nobody_sets_it() {
             }
         }
     }
-    for c in ALL
-        .iter()
-        .filter(|c| WITHOUT_GOLDEN.iter().all(|(name, _)| *name != c.name))
-    {
+    for c in ALL.iter().filter(|c| WITHOUT_GOLDEN.iter().all(|(name, _)| *name != c.name)) {
         for s in c.streams {
             for f in s.fields.iter() {
                 let full = format!("{}.{}", s.name, f.name);
@@ -218,21 +186,8 @@ fn parsers_are_named_for_their_collectors_and_take_anything() {
     for (name, parse) in fuzz::PARSERS {
         assert!(names.insert(name), "{name} is listed twice");
         let collector = name.split('.').next().unwrap();
-        assert!(
-            crate::by_name(collector).is_some(),
-            "parser {name} belongs to no collector"
-        );
-        for input in [
-            &b""[..],
-            b"\n",
-            b"\0",
-            b"\xff\n",
-            b":",
-            b" \n \n",
-            b"CPU0\n",
-            b"cpu",
-            b"0",
-        ] {
+        assert!(crate::by_name(collector).is_some(), "parser {name} belongs to no collector");
+        for input in [&b""[..], b"\n", b"\0", b"\xff\n", b":", b" \n \n", b"CPU0\n", b"cpu", b"0"] {
             parse(input);
         }
     }
@@ -262,11 +217,7 @@ fn files_below(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(files_below(&path))
-        } else {
-            files.push(path)
-        }
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
     }
     files.sort();
     files

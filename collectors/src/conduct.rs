@@ -95,8 +95,7 @@ fn check_stream(s: &Stream) -> Vec<String> {
     let mut bad = |what: String| found.push(format!("stream {}: {what}", s.name));
     let is_name = |n: &str| {
         n.starts_with(|c: char| c.is_ascii_lowercase())
-            && n.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     if !s.name.split('.').all(is_name) {
         bad("its name is not lower-case words with dots between".into());
@@ -112,10 +111,7 @@ fn check_stream(s: &Stream) -> Vec<String> {
     let mut names = HashSet::new();
     for f in s.fields.iter() {
         if !is_name(&f.name) || !names.insert(&f.name) {
-            bad(format!(
-                "field `{}` is no lower-case name, or there twice",
-                f.name
-            ));
+            bad(format!("field `{}` is no lower-case name, or there twice", f.name));
         }
         if f.kind == FieldKind::Duration && s.mode == Mode::Sampled {
             bad(format!("field `{}` is a duration in a sampled stream", f.name));
@@ -186,12 +182,8 @@ fn check_no_absent_zero(c: &Collector, batches: &[Batch]) -> Vec<String> {
     let mut found = Vec::new();
     for b in batches {
         for row in b.rows() {
-            let zero = b
-                .stream
-                .fields
-                .iter()
-                .enumerate()
-                .find(|(i, f)| row.has(*i) && f.kind == FieldKind::Counter);
+            let zero =
+                b.stream.fields.iter().enumerate().find(|(i, f)| row.has(*i) && f.kind == FieldKind::Counter);
             if let Some((_, f)) = zero {
                 found.push(format!(
                     "{}: {}.{} has a value where its file is empty",
@@ -316,11 +308,7 @@ type Spoil = (&'static str, fn(&Path, Vec<u8>) -> Vec<u8>);
 /// The ways, each applied to every file of a copy of the real tree.
 const SPOILS: &[Spoil] = &[
     ("empty", |_, _| Vec::new()),
-    ("binary", |p, _| {
-        (0..4096)
-            .map(|i| (seed(p).wrapping_mul(i + 1) >> 7) as u8)
-            .collect()
-    }),
+    ("binary", |p, _| (0..4096).map(|i| (seed(p).wrapping_mul(i + 1) >> 7) as u8).collect()),
     ("newlines", |_, _| vec![b'\n'; 1000]),
     ("one endless line", |_, _| vec![b'9'; 60_000]),
     ("cut", |p, mut b| {
@@ -332,18 +320,10 @@ const SPOILS: &[Spoil] = &[
         b.iter_mut().step_by(step).for_each(|x| *x ^= 0x15);
         b
     }),
-    ("numbers too large", |_, b| {
-        swap_digits(&b, b"18446744073709551616")
-    }),
+    ("numbers too large", |_, b| swap_digits(&b, b"18446744073709551616")),
     ("numbers negative", |_, b| swap_digits(&b, b"-1")),
-    ("words gone", |_, b| {
-        b.into_iter().filter(|c| !c.is_ascii_alphabetic()).collect()
-    }),
-    ("columns gone", |_, b| {
-        b.into_iter()
-            .map(|c| if c == b' ' || c == b'\t' { b'_' } else { c })
-            .collect()
-    }),
+    ("words gone", |_, b| b.into_iter().filter(|c| !c.is_ascii_alphabetic()).collect()),
+    ("columns gone", |_, b| b.into_iter().map(|c| if c == b' ' || c == b'\t' { b'_' } else { c }).collect()),
 ];
 
 /// Replaces each run of digits.
@@ -367,19 +347,12 @@ fn declarations() {
     let (mut names, mut streams) = (HashSet::new(), HashSet::new());
     for c in ALL {
         if !names.insert(c.name)
-            || c.name
-                .contains(|ch: char| !(ch.is_ascii_lowercase() || ch.is_ascii_digit() || ch == '_'))
+            || c.name.contains(|ch: char| !(ch.is_ascii_lowercase() || ch.is_ascii_digit() || ch == '_'))
         {
-            found.push(format!(
-                "{}: its name is no lower-case word, or there twice",
-                c.name
-            ));
+            found.push(format!("{}: its name is no lower-case word, or there twice", c.name));
         }
         if c.help.is_empty() || c.help.ends_with('.') || c.streams.is_empty() {
-            found.push(format!(
-                "{}: it needs streams, and a help without a full stop",
-                c.name
-            ));
+            found.push(format!("{}: it needs streams, and a help without a full stop", c.name));
         }
     }
     for s in ALL.iter().flat_map(|c| c.streams).chain(health::STREAMS) {
@@ -394,10 +367,8 @@ fn declarations() {
 #[test]
 fn an_empty_root() {
     let dir = tempfile::tempdir().unwrap();
-    let found: Vec<String> = ALL
-        .iter()
-        .flat_map(|c| check_empty_root(c, &Roots::under(dir.path())))
-        .collect();
+    let found: Vec<String> =
+        ALL.iter().flat_map(|c| check_empty_root(c, &Roots::under(dir.path()))).collect();
     assert_eq!(found, Vec::<String>::new());
 }
 
@@ -413,11 +384,7 @@ fn spoiled_files() {
             match run(c, &roots, 2, SEC) {
                 Err(e) => found.push(format!("{how}: {e}")),
                 Ok(r) => {
-                    found.extend(
-                        check_rows(c, &r.batches)
-                            .into_iter()
-                            .map(|f| format!("{how}: {f}")),
-                    );
+                    found.extend(check_rows(c, &r.batches).into_iter().map(|f| format!("{how}: {f}")));
                     if *how == "empty" && !WITHOUT_FILES.contains(&c.name) {
                         found.extend(check_no_absent_zero(c, &r.batches));
                     }

@@ -22,43 +22,22 @@ const FIELDS: &[Field] = &[
     time("nice", "time in user mode at a lowered priority"),
     time("system", "time in the kernel, interrupts aside"),
     time("idle", "time with nothing to do"),
-    time(
-        "iowait",
-        "time with nothing to do while a task of this CPU waited for storage",
-    ),
-    time(
-        "irq",
-        "time in hard interrupts; zero where the kernel does not account for it",
-    ),
-    time(
-        "softirq",
-        "time in softirqs; ksoftirqd's own runs count as system",
-    ),
+    time("iowait", "time with nothing to do while a task of this CPU waited for storage"),
+    time("irq", "time in hard interrupts; zero where the kernel does not account for it"),
+    time("softirq", "time in softirqs; ksoftirqd's own runs count as system"),
     time("steal", "time in which the hypervisor ran something else"),
     time("guest", "of user, time spent running guests"),
     time("guest_nice", "of nice, time spent running guests"),
     Field::gauge("cpus", Unit::Count, "CPUs that are online (host)"),
-    Field::gauge(
-        "procs_running",
-        Unit::Count,
-        "tasks that run or wait for a CPU (host)",
-    ),
+    Field::gauge("procs_running", Unit::Count, "tasks that run or wait for a CPU (host)"),
     Field::gauge("procs_blocked", Unit::Count, "tasks that wait for storage (host)"),
     Field::counter("ctxt", Unit::Count, "context switches (host)"),
     Field::counter("processes", Unit::Count, "tasks ever created (host)"),
     Field::counter("intr", Unit::Count, "interrupts served (host)"),
     Field::counter("softirqs", Unit::Count, "softirqs run (host)"),
-    Field::gauge(
-        "runnable",
-        Unit::Count,
-        "tasks that run or wait for a CPU, by /proc/loadavg (host)",
-    ),
+    Field::gauge("runnable", Unit::Count, "tasks that run or wait for a CPU, by /proc/loadavg (host)"),
     Field::gauge("tasks", Unit::Count, "tasks that exist, threads included (host)"),
-    Field::gauge(
-        "load1",
-        Unit::None,
-        "load average of a minute: runnable and uninterruptible tasks (host)",
-    ),
+    Field::gauge("load1", Unit::None, "load average of a minute: runnable and uninterruptible tasks (host)"),
 ];
 
 /// The columns of a `cpu` line.
@@ -204,10 +183,7 @@ pub fn parse_stat(bytes: &[u8], out: &mut Stat) -> Result<(), Malformed> {
             }
             let last = out.cpus.last().map(|(cpu, _)| *cpu);
             let cpu = dec32(cpu).filter(|cpu| last.is_none_or(|last| *cpu > last));
-            out.cpus.push((
-                cpu.ok_or_else(|| Malformed::expected(number, "ascending CPUs", name))?,
-                times,
-            ));
+            out.cpus.push((cpu.ok_or_else(|| Malformed::expected(number, "ascending CPUs", name))?, times));
         } else if let Some((_, field)) = SINGLES.iter().find(|(known, _)| *known == name)
             && !out.counts.set(*field, rest.dec(number, "a count")?)
         {
@@ -234,9 +210,7 @@ pub struct Loadavg {
 
 /// Parses `0.84 0.81 0.38 3/291 6258`; anything else is wrong.
 pub fn parse_loadavg(bytes: &[u8]) -> Result<Loadavg, Malformed> {
-    let (_, line) = lines(bytes)
-        .next()
-        .unwrap_or_else(|| Err(Malformed::new(1, "empty")))?;
+    let (_, line) = lines(bytes).next().unwrap_or_else(|| Err(Malformed::new(1, "empty")))?;
     let mut rest = columns(line);
     let load1 = rest.next().and_then(fixed);
     let counts = rest.nth(2).unwrap_or_default();
@@ -244,16 +218,8 @@ pub fn parse_loadavg(bytes: &[u8]) -> Result<Loadavg, Malformed> {
     let runnable = slash.and_then(|(running, _)| dec(running));
     let tasks = slash.and_then(|(_, all)| dec(all.get(1..)?));
     match (load1, runnable, tasks) {
-        (Some(load1), Some(runnable), Some(tasks)) => Ok(Loadavg {
-            load1,
-            runnable,
-            tasks,
-        }),
-        _ => Err(Malformed::expected(
-            1,
-            "three averages and running/all tasks",
-            line,
-        )),
+        (Some(load1), Some(runnable), Some(tasks)) => Ok(Loadavg { load1, runnable, tasks }),
+        _ => Err(Malformed::expected(1, "three averages and running/all tasks", line)),
     }
 }
 
@@ -290,19 +256,10 @@ mod tests {
         };
         check(b"", "no line for all CPUs");
         check(b"cpu 1 2 3 4\n", "none for a single one");
-        check(
-            b"cpu 1 2 3 4\ncpu0 1 2 3\n",
-            "line 2: expected at least four times",
-        );
+        check(b"cpu 1 2 3 4\ncpu0 1 2 3\n", "line 2: expected at least four times");
         check(b"cpu 1 2 3 4\ncpu0 1 2 3 -4\n", "found `-4`");
-        check(
-            b"cpu 1 2 3 18446744073709551616\n",
-            "found `18446744073709551616`",
-        );
-        check(
-            b"cpu 1 2 3 4\ncpu1 1 2 3 4\ncpu0 1 2 3 4\n",
-            "line 3: expected ascending CPUs",
-        );
+        check(b"cpu 1 2 3 18446744073709551616\n", "found `18446744073709551616`");
+        check(b"cpu 1 2 3 4\ncpu1 1 2 3 4\ncpu0 1 2 3 4\n", "line 3: expected ascending CPUs");
         check(b"cpu 1 2 3 4\ncpux 1 2 3 4\n", "found `cpux`");
         check(b"cpu 1 2 3 4\ncpu 1 2 3 4\n", "line 2: expected each line once");
         check(b"cpu 1 2 3 4\nctxt\n", "line 2: expected a count");
@@ -313,21 +270,10 @@ mod tests {
     #[test]
     fn loadavg() {
         let load = parse_loadavg(b"0.84 12.81 0.38 3/291 6258\n").unwrap();
-        assert_eq!(
-            load,
-            Loadavg {
-                load1: 0.84,
-                runnable: 3,
-                tasks: 291
-            }
-        );
-        for bad in [
-            &b""[..],
-            b"0.84 12.81 0.38 3/291 6258",
-            b"x 1 1 3/2 1\n",
-            b"1 1 1 3 1\n",
-            b"1 1 1 -3/2 1\n",
-        ] {
+        assert_eq!(load, Loadavg { load1: 0.84, runnable: 3, tasks: 291 });
+        for bad in
+            [&b""[..], b"0.84 12.81 0.38 3/291 6258", b"x 1 1 3/2 1\n", b"1 1 1 3 1\n", b"1 1 1 -3/2 1\n"]
+        {
             assert!(parse_loadavg(bad).is_err());
         }
     }
@@ -337,16 +283,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("proc")).unwrap();
         std::fs::write(dir.path().join("proc/stat"), "cpu 1 2 3 4\ncpu0 1 2 3 4\n").unwrap();
-        let Ok(Built::Polled(mut c)) = build(&Roots::under(dir.path()), &Settings::new()) else {
-            panic!()
-        };
+        let Ok(Built::Polled(mut c)) = build(&Roots::under(dir.path()), &Settings::new()) else { panic!() };
         let mut pass = Pass::new(Stamp::default(), Stamp::default, 0);
         assert!(c.collect(&mut pass).unwrap_err().to_string().contains("loadavg"));
         let host = pass.batches[0].rows().last().unwrap();
-        assert_eq!(
-            (host.subject, host.number(3)),
-            (&Subject::Host, Some(4.0 * tick_ns().unwrap() as f64))
-        );
+        assert_eq!((host.subject, host.number(3)), (&Subject::Host, Some(4.0 * tick_ns().unwrap() as f64)));
         assert_eq!(host.number(RUNNABLE), None);
     }
 

@@ -57,10 +57,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
             let joint = cpuacct == Some(cpu);
             let own = cpuacct.filter(|_| !joint).map(|h| (h, &CPUACCT));
             let pressure = hierarchies.v2().map(|h| (h, &HYBRID));
-            [Some((cpu, if joint { &V1_JOINT } else { &V1 })), own, pressure]
-                .into_iter()
-                .flatten()
-                .collect()
+            [Some((cpu, if joint { &V1_JOINT } else { &V1 })), own, pressure].into_iter().flatten().collect()
         }
         None => match hierarchies.v2() {
             Some(unified) => vec![(unified, &V2)],
@@ -71,11 +68,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
         .into_iter()
         .map(|(h, layout)| {
             debug_assert!(layout.v2 == (h.version == Version::V2));
-            Ok(Part {
-                layout,
-                tree: cgroup::open_tree(h, layout.files, max, layout.fds)?,
-                cursor: 0,
-            })
+            Ok(Part { layout, tree: cgroup::open_tree(h, layout.files, max, layout.fds)?, cursor: 0 })
         })
         .collect::<Result<Vec<_>, Unavailable>>()?;
     Ok(Built::Polled(Box::new(CpuCgroup {
@@ -103,11 +96,7 @@ struct Layout {
 static V1: Layout = Layout {
     v2: false,
     fds: 10,
-    files: &[
-        hot(c"cpu.stat"),
-        hot(c"cpu.cfs_quota_us"),
-        hot(c"cpu.cfs_period_us"),
-    ],
+    files: &[hot(c"cpu.stat"), hot(c"cpu.cfs_quota_us"), hot(c"cpu.cfs_period_us")],
     stat: Some(0),
     quota: Some((1, Some(2))),
     usage: None,
@@ -117,12 +106,7 @@ static V1: Layout = Layout {
 static V1_JOINT: Layout = Layout {
     v2: false,
     fds: 20,
-    files: &[
-        hot(c"cpu.stat"),
-        hot(c"cpu.cfs_quota_us"),
-        hot(c"cpu.cfs_period_us"),
-        hot(c"cpuacct.usage"),
-    ],
+    files: &[hot(c"cpu.stat"), hot(c"cpu.cfs_quota_us"), hot(c"cpu.cfs_period_us"), hot(c"cpuacct.usage")],
     stat: Some(0),
     quota: Some((1, Some(2))),
     usage: Some(3),
@@ -188,9 +172,7 @@ impl Polled for CpuCgroup {
         let half = cgroup::half_time(pass);
         for part in &mut self.parts {
             part.tree.refresh(&mut || pass.now().boot_ns >= half);
-            batch
-                .gone
-                .extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
+            batch.gone.extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
             part.tree.take_added();
             batch.reserve(part.tree.len());
             let ids = part.tree.ids();
@@ -328,10 +310,7 @@ mod tests {
     #[test]
     fn fixtures() {
         for name in ["cgroup-v1", "cgroup-v2", "cgroup-hybrid", "cgroup-v2-5.4"] {
-            golden(
-                &pass(&mut *collector(&fixture(name))),
-                &format!("{name}/cpu_cgroup.golden"),
-            );
+            golden(&pass(&mut *collector(&fixture(name))), &format!("{name}/cpu_cgroup.golden"));
         }
     }
 
@@ -344,25 +323,15 @@ mod tests {
             panic!("memcg does not build")
         };
         let memory = pass(&mut *memcg);
-        assert_eq!(
-            value(&cpu, "cpu_cgroup", &format!("cgroup:{path}"), "quota_cpus"),
-            Some(0.2)
-        );
-        assert_eq!(
-            value(&memory, "memcg", &format!("cgroup:{path}"), "failcnt"),
-            Some(24_665.0)
-        );
+        assert_eq!(value(&cpu, "cpu_cgroup", &format!("cgroup:{path}"), "quota_cpus"), Some(0.2));
+        assert_eq!(value(&memory, "memcg", &format!("cgroup:{path}"), "failcnt"), Some(24_665.0));
     }
 
     #[test]
     fn a_quota_throttles_on_the_real_kernel() {
         let Some(group) = Group::new("cpu") else { return };
         let v1 = group.dir.join("cpu.cfs_quota_us").exists();
-        let (file, text) = if v1 {
-            ("cpu.cfs_quota_us", "5000")
-        } else {
-            ("cpu.max", "5000 100000")
-        };
+        let (file, text) = if v1 { ("cpu.cfs_quota_us", "5000") } else { ("cpu.max", "5000 100000") };
         if let Err(e) = fs::write(group.dir.join(file), text) {
             println!("skipped: {file}: {e}");
             return;
@@ -377,10 +346,7 @@ mod tests {
             group.dir.display()
         );
         #[allow(clippy::disallowed_methods)]
-        std::process::Command::new("sh")
-            .args(["-c", &script])
-            .status()
-            .unwrap();
+        std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
         let after = pass(&mut *c);
         let moved = |field| {
             value(&after, "cpu_cgroup", &subject, field).unwrap()

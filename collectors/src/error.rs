@@ -17,20 +17,12 @@ pub struct Unavailable {
 impl Unavailable {
     /// The host lacks something.
     pub fn because(why: impl Into<String>) -> Unavailable {
-        Unavailable {
-            why: why.into(),
-            remedy: None,
-            bad_settings: false,
-        }
+        Unavailable { why: why.into(), remedy: None, bad_settings: false }
     }
 
     /// The collector's settings are wrong.
     pub fn settings(why: impl Into<String>) -> Unavailable {
-        Unavailable {
-            why: why.into(),
-            remedy: None,
-            bad_settings: true,
-        }
+        Unavailable { why: why.into(), remedy: None, bad_settings: true }
     }
 
     /// Adds what would help.
@@ -71,17 +63,11 @@ pub enum CollectError {
 impl CollectError {
     /// A failed read of `path`.
     pub fn read(path: impl Into<PathBuf>, source: std::io::Error) -> CollectError {
-        CollectError::Read {
-            path: path.into(),
-            source,
-        }
+        CollectError::Read { path: path.into(), source }
     }
 
     /// Surprising content of `path`.
     pub fn parse(path: impl Into<PathBuf>, what: impl Into<String>) -> CollectError {
-        CollectError::Parse {
-            path: path.into(),
-            what: what.into(),
-        }
+        CollectError::Parse { path: path.into(), what: what.into() }
     }
 }

@@ -42,4 +42,6 @@ pub const PARSERS: &[(&str, Parser)] = parsers![
     "schedstat.loadavg" => crate::schedstat::parse::parse_loadavg,
     "schedstat.host" => |bytes| crate::schedstat::parse::parse_host(bytes, &mut Vec::new()),
     "zombie_memcg.memory_stat" => crate::zombie_memcg::audit::parse_stat,
+    "kernel_log" => crate::kernel_log::fuzz,
+    "exec" => crate::exec::fuzz,
 ];

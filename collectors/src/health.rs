@@ -41,39 +41,19 @@ impl State {
 /// One row a collector each ten seconds, and at once when its state changes; the subject is `device:NAME`.
 pub const COLLECTOR: Stream = {
     const FIELDS: &[Field] = &[
-        Field::gauge(
-            "state",
-            Unit::None,
-            "0 ok, 1 nothing to collect, 2 failing, 3 dead, 4 unavailable",
-        ),
+        Field::gauge("state", Unit::None, "0 ok, 1 nothing to collect, 2 failing, 3 dead, 4 unavailable"),
         Field::gauge(
             "duration",
             Unit::Time,
             "how long the last pass took, or the last run of a streaming one",
         ),
-        Field::gauge(
-            "interval",
-            Unit::Time,
-            "time between passes, longer than configured while backing off",
-        ),
-        Field::counter(
-            "passes",
-            Unit::Count,
-            "passes made; batches delivered by a streaming collector",
-        ),
+        Field::gauge("interval", Unit::Time, "time between passes, longer than configured while backing off"),
+        Field::counter("passes", Unit::Count, "passes made; batches delivered by a streaming collector"),
         Field::counter("failures", Unit::Count, "passes or runs that ended with an error"),
         Field::counter("panics", Unit::Count, "passes or runs that ended with a panic"),
-        Field::counter(
-            "overruns",
-            Unit::Count,
-            "passes that took longer than their budget",
-        ),
+        Field::counter("overruns", Unit::Count, "passes that took longer than their budget"),
         Field::counter("restarts", Unit::Count, "times it was built or started again"),
-        Field::counter(
-            "problems",
-            Unit::Count,
-            "problems that were not fatal, such as malformed lines",
-        ),
+        Field::counter("problems", Unit::Count, "problems that were not fatal, such as malformed lines"),
         Field::text("error", "the last error, absent while it is fine"),
     ];
     Stream::sampled(
@@ -106,15 +86,8 @@ pub const TICK: Stream = {
             "late",
             "how much later than planned a tick came, where it is over half the interval",
         ),
-        Field::duration(
-            "suspended",
-            "how long the machine was suspended since the tick before",
-        ),
-        Field::gauge(
-            "clock_step",
-            Unit::Time,
-            "how far the wall clock was set forward, or back (negative)",
-        ),
+        Field::duration("suspended", "how long the machine was suspended since the tick before"),
+        Field::gauge("clock_step", Unit::Time, "how far the wall clock was set forward, or back (negative)"),
         Field::gauge("missed", Unit::Count, "ticks that were left out because of it"),
     ];
     Stream::occurrences(
@@ -137,15 +110,8 @@ pub mod tick {
 /// A row where events were dropped because their receiver was full.
 pub const LOST: Stream = {
     const FIELDS: &[Field] = &[
-        Field::gauge(
-            "events",
-            Unit::Count,
-            "the number of rows dropped since the row before",
-        ),
-        Field::text(
-            "where",
-            "where they were dropped, such as `queue: NAME` for a collector's batches",
-        ),
+        Field::gauge("events", Unit::Count, "the number of rows dropped since the row before"),
+        Field::text("where", "where they were dropped, such as `queue: NAME` for a collector's batches"),
     ];
     Stream::occurrences(
         "self.lost",
@@ -191,10 +157,8 @@ pub mod problem {
 
 /// A row where a rule misbehaved: suspended for its cost, failed at run time, left out at a reload.
 pub const RULE: Stream = {
-    const FIELDS: &[Field] = &[
-        Field::text("rule", "the rule's id"),
-        Field::text("what", "what it did and what became of it"),
-    ];
+    const FIELDS: &[Field] =
+        &[Field::text("rule", "the rule's id"), Field::text("what", "what it did and what became of it")];
     Stream::occurrences(
         "self.rule",
         "rules that misbehaved and were suspended or left out",
@@ -250,11 +214,7 @@ mod tests {
         check(&LOST, &[(lost::EVENTS, "events"), (lost::WHERE, "where")]);
         check(
             &PROBLEM,
-            &[
-                (problem::COLLECTOR, "collector"),
-                (problem::WHAT, "what"),
-                (problem::COUNT, "count"),
-            ],
+            &[(problem::COLLECTOR, "collector"), (problem::WHAT, "what"), (problem::COUNT, "count")],
         );
         check(&RULE, &[(rule::RULE, "rule"), (rule::WHAT, "what")]);
     }

@@ -29,18 +29,9 @@ const FIELDS: &[Field] = &[
         "requests from other CPUs to run a function, on x86 TLB shootdowns included (x86 CAL)",
     ),
     count("tlb", "requests from other CPUs to flush the TLB (x86 TLB)"),
-    count(
-        "machine_check",
-        "machine-check exceptions: hardware errors (x86 MCE)",
-    ),
-    count(
-        "nmi",
-        "non-maskable interrupts: profiling, the hard-lockup watchdog, hardware errors (x86 NMI)",
-    ),
-    Field::text(
-        "busiest",
-        "the line of /proc/interrupts that rose most on this CPU since the last pass",
-    ),
+    count("machine_check", "machine-check exceptions: hardware errors (x86 MCE)"),
+    count("nmi", "non-maskable interrupts: profiling, the hard-lockup watchdog, hardware errors (x86 NMI)"),
+    Field::text("busiest", "the line of /proc/interrupts that rose most on this CPU since the last pass"),
 ];
 
 /// The fields that are counts.
@@ -58,12 +49,8 @@ const BUSIEST: usize = index_of(FIELDS, "busiest");
 /// 512 CPUs and 4,000 lines make 24 MB.
 const LIMIT: usize = 32 << 20;
 
-const STREAM: Stream = Stream::sampled(
-    "interrupts",
-    "interrupts of each CPU, by kind",
-    &[SubjectKind::Cpu],
-    FIELDS,
-);
+const STREAM: Stream =
+    Stream::sampled("interrupts", "interrupts of each CPU, by kind", &[SubjectKind::Cpu], FIELDS);
 
 /// Reads `/proc/interrupts`.
 pub static COLLECTOR: Collector = Collector {
@@ -76,15 +63,8 @@ pub static COLLECTOR: Collector = Collector {
 };
 
 fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
-    let file = KeptFile::open(roots.proc("interrupts"))
-        .map_err(unavailable)?
-        .limit(LIMIT);
-    let state = Interrupts {
-        file,
-        buf: Buf::new(),
-        table: Table::default(),
-        stream: Arc::new(STREAM),
-    };
+    let file = KeptFile::open(roots.proc("interrupts")).map_err(unavailable)?.limit(LIMIT);
+    let state = Interrupts { file, buf: Buf::new(), table: Table::default(), stream: Arc::new(STREAM) };
     Ok(Built::Polled(Box::new(state)))
 }
 
@@ -98,8 +78,7 @@ struct Interrupts {
 impl Polled for Interrupts {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
         let table = &mut self.table;
-        self.file
-            .parse(&mut self.buf, |bytes| parse_interrupts(bytes, table))?;
+        self.file.parse(&mut self.buf, |bytes| parse_interrupts(bytes, table))?;
         let mut batch = pass.batch(&self.stream);
         batch.reserve(table.cpus.len());
         for cpu in &table.cpus {
@@ -193,11 +172,8 @@ impl IrqLine {
 /// The handlers' names in a numbered line's end such as `PCI-MSIX-0000:00:02.0   1-edge      virtio1-req.0` or
 /// `IO-APIC   9-fasteoi   acpi, i801_smbus`: what follows the trigger, or all if there is none.
 fn handlers(tail: &[u8]) -> &[u8] {
-    let is_trigger = |c: &[u8]| {
-        [&b"edge"[..], b"level", b"fasteoi", b"Edge", b"Level"]
-            .iter()
-            .any(|t| c.ends_with(t))
-    };
+    let is_trigger =
+        |c: &[u8]| [&b"edge"[..], b"level", b"fasteoi", b"Edge", b"Level"].iter().any(|t| c.ends_with(t));
     let mut rest = columns(tail);
     while let Some(column) = rest.next() {
         if is_trigger(column) && !rest.rest().is_empty() {
@@ -210,9 +186,7 @@ fn handlers(tail: &[u8]) -> &[u8] {
 impl Table {
     /// The name of the line that rose most on `cpu`.
     fn busiest(&self, cpu: &CpuInterrupts) -> Option<&Arc<str>> {
-        cpu.busiest
-            .and_then(|(line, _)| self.lines.get(line))
-            .map(|l| &l.name)
+        cpu.busiest.and_then(|(line, _)| self.lines.get(line)).map(|l| &l.name)
     }
 }
 
@@ -235,11 +209,7 @@ fn update(bytes: &[u8], table: &mut Table) -> Result<(), Malformed> {
     // Counts can be compared only while the same CPUs and lines stand where they stood.
     let (mut comparable, mut cpus) = (!table.lines.is_empty(), 0);
     cpu_header(header, |cpu| {
-        let fresh = CpuInterrupts {
-            cpu,
-            sums: [0; N],
-            busiest: None,
-        };
+        let fresh = CpuInterrupts { cpu, sums: [0; N], busiest: None };
         match table.cpus.get_mut(cpus) {
             Some(known) => {
                 comparable &= known.cpu == cpu;
@@ -293,22 +263,14 @@ fn one_line(
     at: usize,
     table: &mut Table,
 ) -> Result<bool, Malformed> {
-    let Table {
-        cpus,
-        kinds,
-        lines,
-        counts: all_old,
-        row,
-    } = table;
+    let Table { cpus, kinds, lines, counts: all_old, row } = table;
     row.clear();
     let mut rest = columns(counts);
     for _ in 0..cpus.len() {
         row.push(rest.dec(number, "a count for each CPU")?);
     }
     let tail = rest.rest();
-    let same = lines
-        .get(at)
-        .is_some_and(|l| *l.label == *label && *l.tail == *tail);
+    let same = lines.get(at).is_some_and(|l| *l.label == *label && *l.tail == *tail);
     if !same {
         lines.truncate(at);
         lines.push(IrqLine::new(label, tail));

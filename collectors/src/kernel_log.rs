@@ -37,17 +37,11 @@ pub static COLLECTOR: Collector = Collector {
 pub const STREAM: Stream = {
     const FIELDS: &[Field] = &[
         Field::text("message", "the text, at most 500 characters"),
-        Field::text(
-            "kind",
-            "what it tells, such as soft_lockup, hung_task, oom_memcg; other for all else",
-        ),
+        Field::text("kind", "what it tells, such as soft_lockup, hung_task, oom_memcg; other for all else"),
         Field::text("comm", "the task's name, where it names one"),
         Field::text("task", "the task's pid, as text for filters"),
         Field::text("cgroup", "the cgroup of the task, in reports of OOM kills"),
-        Field::text(
-            "limit_cgroup",
-            "the cgroup whose memory limit was hit, in reports of OOM kills",
-        ),
+        Field::text("limit_cgroup", "the cgroup whose memory limit was hit, in reports of OOM kills"),
         Field::text("cpu", "the CPU's number, where it names one"),
         Field::text("device", "the device that the kernel attached to the record"),
         Field::gauge("pid", Unit::None, "the task's pid"),
@@ -57,12 +51,7 @@ pub const STREAM: Stream = {
     Stream::occurrences(
         "kernel_log",
         "records of the kernel's log, from /dev/kmsg",
-        &[
-            SubjectKind::Host,
-            SubjectKind::Cpu,
-            SubjectKind::Task,
-            SubjectKind::Cgroup,
-        ],
+        &[SubjectKind::Host, SubjectKind::Cpu, SubjectKind::Task, SubjectKind::Cgroup],
         FIELDS,
     )
 };
@@ -100,31 +89,26 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     };
     if let Some(key) = settings.keys().find(|k| *k != "from") {
         let key = text::escape(key);
-        return Err(Unavailable::settings(format!(
-            "kernel_log has no setting `{key}`; it has `from`"
-        )));
+        return Err(Unavailable::settings(format!("kernel_log has no setting `{key}`; it has `from`")));
     }
     let path = roots.dev.join("kmsg");
     let file = open(&path)?;
-    Ok(Built::Streaming(Box::new(KernelLog {
-        path,
-        file: Some(file),
-        reader: Reader::new(from_boot),
-    })))
+    Ok(Built::Streaming(Box::new(KernelLog { path, file: Some(file), reader: Reader::new(from_boot) })))
 }
 
 fn open(path: &Path) -> Result<File, Unavailable> {
     let shown = path.display();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|e| match e.kind() {
-            io::ErrorKind::PermissionDenied => Unavailable::because(format!("no permission to read {shown}"))
-                .remedy("give whystall CAP_SYSLOG, or set kernel.dmesg_restrict=0"),
-            io::ErrorKind::NotFound => Unavailable::because(format!("there is no {shown}"))
-                .remedy("in a container, mount the host's /dev/kmsg"),
-            _ => Unavailable::because(format!("{shown}: {e}")),
+    let file =
+        OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| {
+            match e.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    Unavailable::because(format!("no permission to read {shown}"))
+                        .remedy("give whystall CAP_SYSLOG, or set kernel.dmesg_restrict=0")
+                }
+                io::ErrorKind::NotFound => Unavailable::because(format!("there is no {shown}"))
+                    .remedy("in a container, mount the host's /dev/kmsg"),
+                _ => Unavailable::because(format!("{shown}: {e}")),
+            }
         })?;
     match file.metadata() {
         Ok(m) if m.file_type().is_char_device() => Ok(file),
@@ -147,11 +131,7 @@ impl Streaming for KernelLog {
         };
         let failed = |e| CollectError::read(&self.path, e);
         // Later runs take up at the sequence number where the one before ended.
-        let start = if self.reader.starts_over() {
-            SeekFrom::Start(0)
-        } else {
-            SeekFrom::End(0)
-        };
+        let start = if self.reader.starts_over() { SeekFrom::Start(0) } else { SeekFrom::End(0) };
         file.seek(start).map_err(failed)?;
         let stream = Arc::new(STREAM);
         while !stop.is_set() {
@@ -169,11 +149,7 @@ impl Streaming for KernelLog {
 /// Waits for a record, at most until the next full second of CLOCK_BOOTTIME: when others wake as well.
 fn wait(file: &File, now: Stamp) -> io::Result<()> {
     let ms = (SEC - now.boot_ns % SEC).div_ceil(1_000_000);
-    let mut fd = libc::pollfd {
-        fd: file.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+    let mut fd = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
     // SAFETY: `fd` is one valid pollfd and the descriptor is open as long as `file` lives.
     if unsafe { libc::poll(&mut fd, 1, ms as libc::c_int) } < 0 {
         let e = io::Error::last_os_error();
@@ -251,10 +227,7 @@ impl Reader {
             Ok(r) => r,
             Err(what) => {
                 let start = bytes.get(..bytes.len().min(60)).unwrap_or_default();
-                sink.problem(&format!(
-                    "a record of the kernel log has {what}: {}",
-                    text::from_bytes(start)
-                ));
+                sink.problem(&format!("a record of the kernel log has {what}: {}", text::from_bytes(start)));
                 return;
             }
         };
@@ -306,10 +279,7 @@ fn append(batch: &mut Batch, at: u64, record: &record::Record<'_>, found: &Found
     let comm = found.comm.map(|s| short(s, LONGEST_NAME));
     let device = record.device.map(|s| short(s, LONGEST_NAME));
     // A path is a name to look up: a cut one would be another's.
-    let path = |p: Option<&str>| {
-        p.filter(|p| p.len() <= libc::PATH_MAX as usize)
-            .map(Arc::<str>::from)
-    };
+    let path = |p: Option<&str>| p.filter(|p| p.len() <= libc::PATH_MAX as usize).map(Arc::<str>::from);
     let (cgroup, limit_cgroup) = (path(found.cgroup), path(found.limit_cgroup));
     let subjects = [
         Some(Subject::Host),
@@ -322,12 +292,7 @@ fn append(batch: &mut Batch, at: u64, record: &record::Record<'_>, found: &Found
         row.text(MESSAGE, message.clone())
             .text(KIND, found.kind.name())
             .gauge(LEVEL, f64::from(record.level));
-        let texts = [
-            (COMM, &comm),
-            (CGROUP, &cgroup),
-            (LIMIT_CGROUP, &limit_cgroup),
-            (DEVICE, &device),
-        ];
+        let texts = [(COMM, &comm), (CGROUP, &cgroup), (LIMIT_CGROUP, &limit_cgroup), (DEVICE, &device)];
         for (field, value) in texts {
             if let Some(value) = value {
                 row.text(field, value.clone());
@@ -348,19 +313,9 @@ fn append(batch: &mut Batch, at: u64, record: &record::Record<'_>, found: &Found
 /// Parses and classifies bytes as one record, for fuzzing.
 pub fn fuzz(bytes: &[u8]) {
     if let Ok(record) = record::parse(bytes) {
-        let found = OomJoin::default()
-            .join(classify::classify(&record.text), record.ts_us)
-            .kind;
+        let found = OomJoin::default().join(classify::classify(&record.text), record.ts_us).kind;
         let mut batch = Batch::new(Arc::new(STREAM), Stamp::default());
-        append(
-            &mut batch,
-            0,
-            &record,
-            &Found {
-                kind: found,
-                ..classify::classify(&record.text)
-            },
-        );
+        append(&mut batch, 0, &record, &Found { kind: found, ..classify::classify(&record.text) });
     }
 }
 

@@ -68,12 +68,7 @@ fields! { READ_FIELDS, r:
 }
 
 static STREAMS: &[Stream] = &[
-    Stream::sampled(
-        "memcg",
-        "memory of one control group",
-        &[SubjectKind::Cgroup],
-        FIELDS,
-    ),
+    Stream::sampled("memcg", "memory of one control group", &[SubjectKind::Cgroup], FIELDS),
     Stream::sampled(
         "memcg.read",
         "the cost of reading memory statistics, which zombie cgroups can make slow",
@@ -105,27 +100,16 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let memory = hierarchies.of("memory")?;
     let mut parts = Vec::new();
     let layout = if memory.version == Version::V1 { &V1 } else { &V2 };
-    parts.push(Part {
-        layout,
-        tree: cgroup::open_tree(memory, layout.files, max_cgroups, 30)?,
-        cursor: 0,
-    });
+    parts.push(Part { layout, tree: cgroup::open_tree(memory, layout.files, max_cgroups, 30)?, cursor: 0 });
     if let (Version::V1, Some(unified)) = (memory.version, hierarchies.v2()) {
         let tree = cgroup::open_tree(unified, HYBRID.files, max_cgroups, 2)?;
-        parts.push(Part {
-            layout: &HYBRID,
-            tree,
-            cursor: 0,
-        });
+        parts.push(Part { layout: &HYBRID, tree, cursor: 0 });
     }
     Ok(Built::Polled(Box::new(Memcg {
         parts,
         streams: [Arc::new(STREAMS[0].clone()), Arc::new(STREAMS[1].clone())],
         stat_budget: Duration::from_millis(stat_budget),
-        numa: NumaProbe {
-            every: numa_every,
-            wait_until_ns: 0,
-        },
+        numa: NumaProbe { every: numa_every, wait_until_ns: 0 },
         buf: Vec::new(),
         values: Vec::new(),
         passes: 0,
@@ -263,9 +247,7 @@ impl Polled for Memcg {
         let mut parts = std::mem::take(&mut self.parts);
         for part in &mut parts {
             part.tree.refresh(&mut || pass.now().boot_ns >= half);
-            batch
-                .gone
-                .extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
+            batch.gone.extend(part.tree.take_gone().into_iter().map(|g| Subject::Cgroup(g.path)));
             part.tree.take_added();
             batch.reserve(part.tree.len());
             self.read_part(part, pass, &mut batch, &mut spent);
@@ -276,22 +258,18 @@ impl Polled for Memcg {
         let mut read = pass.batch(&self.streams[1]);
         {
             let mut row = read.row(Subject::Host);
-            row.gauge(r::CGROUPS, cgroups as f64)
-                .gauge(r::LEFT_OUT, left_out as f64);
-            row.gauge(r::READ, batch.len() as f64)
-                .gauge(r::STAT_READS, f64::from(spent.reads));
+            row.gauge(r::CGROUPS, cgroups as f64).gauge(r::LEFT_OUT, left_out as f64);
+            row.gauge(r::READ, batch.len() as f64).gauge(r::STAT_READS, f64::from(spent.reads));
             if let Some(slowest) = spent.slowest {
                 row.gauge(r::STAT_READ_LAST, spent.last.as_nanos() as f64);
                 row.gauge(r::STAT_READ_MAX, spent.max.as_nanos() as f64);
                 row.gauge(r::STAT_READ_SUM, spent.sum.as_nanos() as f64);
                 row.text(r::SLOWEST, slowest);
             }
-            if let Some((took, path)) = parts
-                .first_mut()
-                .and_then(|p| self.numa.probe(p, pass.at.boot_ns, &mut self.buf))
+            if let Some((took, path)) =
+                parts.first_mut().and_then(|p| self.numa.probe(p, pass.at.boot_ns, &mut self.buf))
             {
-                row.gauge(r::NUMA_STAT_READ, took.as_nanos() as f64)
-                    .text(r::NUMA_CGROUP, path);
+                row.gauge(r::NUMA_STAT_READ, took.as_nanos() as f64).text(r::NUMA_CGROUP, path);
             }
         }
         self.parts = parts;
@@ -334,12 +312,7 @@ impl Memcg {
         let turn = |every| cgroup::turn(passes, id, every, cgroups);
         let (buf, values) = (&mut self.buf, &mut self.values);
         values.clear();
-        let mut seen = Seen {
-            limited,
-            high: has_high,
-            read: true,
-            ..Seen::default()
-        };
+        let mut seen = Seen { limited, high: has_high, read: true, ..Seen::default() };
         let read = |tree: &mut Tree<Seen>, file: Option<usize>, buf: &mut Vec<u8>| {
             file.map_or(Reading::Absent, |file| tree.read(id, file, buf))
         };
@@ -364,11 +337,8 @@ impl Memcg {
         }
         if read(tree, layout.events, buf) == Reading::Data {
             stat::events(buf, values);
-            seen.hits = values
-                .iter()
-                .filter(|v| v.0 == f::EVENTS_MAX || v.0 == f::EVENTS_HIGH)
-                .map(|v| v.1)
-                .sum();
+            seen.hits =
+                values.iter().filter(|v| v.0 == f::EVENTS_MAX || v.0 == f::EVENTS_HIGH).map(|v| v.1).sum();
         }
         if read(tree, layout.pressure, buf) == Reading::Data {
             let pressure = parse::pressure(buf);
@@ -379,10 +349,9 @@ impl Memcg {
             values.extend(parse::value_of(buf, b"populated").map(|n| (f::POPULATED, n)));
         }
         let limit_due = first || turn(IDLE_LIMIT);
-        for (file, field, known) in [
-            (layout.limit, f::LIMIT, &mut seen.limited),
-            (layout.high, f::HIGH, &mut seen.high),
-        ] {
+        for (file, field, known) in
+            [(layout.limit, f::LIMIT, &mut seen.limited), (layout.high, f::HIGH, &mut seen.high)]
+        {
             if (*known || limit_due) && read(tree, file, buf) == Reading::Data {
                 let limit = parse::memory_limit(buf);
                 *known = matches!(limit, Some(Limit::Bytes(_)));
@@ -418,9 +387,7 @@ impl Memcg {
         }
         if !values.is_empty() {
             let mut row = batch.row(Subject::Cgroup(path));
-            values
-                .iter()
-                .for_each(|(field, value)| put(&mut row, FIELDS, *field, *value));
+            values.iter().for_each(|(field, value)| put(&mut row, FIELDS, *field, *value));
         }
         outcome
     }
@@ -456,17 +423,13 @@ struct NumaProbe {
 
 impl NumaProbe {
     fn probe(&mut self, part: &mut Part, now_ns: u64, buf: &mut Vec<u8>) -> Option<(Duration, Arc<str>)> {
-        let file = part
-            .layout
-            .numa_stat
-            .filter(|_| self.every > 0 && now_ns >= self.wait_until_ns)?;
+        let file = part.layout.numa_stat.filter(|_| self.every > 0 && now_ns >= self.wait_until_ns)?;
         let begun = Instant::now();
         let read = part.tree.read(0, file, buf);
         let took = begun.elapsed();
         // At most a five-thousandth of the time goes into probing.
-        let rest = (took.as_nanos() as u64)
-            .saturating_mul(5000)
-            .max(self.every.saturating_mul(1_000_000_000));
+        let rest =
+            (took.as_nanos() as u64).saturating_mul(5000).max(self.every.saturating_mul(1_000_000_000));
         self.wait_until_ns = now_ns.saturating_add(rest);
         let path = part.tree.node(0)?.path.clone();
         (read == Reading::Data).then_some((took, path))

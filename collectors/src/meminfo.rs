@@ -28,39 +28,24 @@ const FIELDS: &[Field] = &[
         "memory that could be had without swapping, by the kernel's estimate (MemAvailable)",
     ),
     bytes("buffers", "page cache of block devices (Buffers)"),
-    bytes(
-        "cached",
-        "page cache of files, tmpfs and shared memory included (Cached)",
-    ),
+    bytes("cached", "page cache of files, tmpfs and shared memory included (Cached)"),
     bytes("swap_cached", "memory that is also in swap (SwapCached)"),
     bytes("active_anon", "anonymous memory used recently (Active(anon))"),
-    bytes(
-        "inactive_anon",
-        "anonymous memory not used recently (Inactive(anon))",
-    ),
+    bytes("inactive_anon", "anonymous memory not used recently (Inactive(anon))"),
     bytes("active_file", "file cache used recently (Active(file))"),
-    bytes(
-        "inactive_file",
-        "file cache not used recently: what reclaim takes first (Inactive(file))",
-    ),
+    bytes("inactive_file", "file cache not used recently: what reclaim takes first (Inactive(file))"),
     bytes("unevictable", "memory that reclaim must not touch (Unevictable)"),
     bytes("mlocked", "memory locked by mlock (Mlocked)"),
     bytes("swap_total", "swap space (SwapTotal)"),
     bytes("swap_free", "unused swap space (SwapFree)"),
     bytes("zswap", "memory that holds compressed swap (Zswap)"),
-    bytes(
-        "zswapped",
-        "what is compressed there, at its full size (Zswapped)",
-    ),
+    bytes("zswapped", "what is compressed there, at its full size (Zswapped)"),
     bytes("dirty", "file cache waiting to be written (Dirty)"),
     bytes("writeback", "file cache being written (Writeback)"),
     bytes("anon_pages", "anonymous memory that is mapped (AnonPages)"),
     bytes("mapped", "file cache that is mapped (Mapped)"),
     bytes("shmem", "tmpfs and shared memory (Shmem)"),
-    bytes(
-        "kernel_reclaimable",
-        "kernel memory that reclaim can shrink (KReclaimable)",
-    ),
+    bytes("kernel_reclaimable", "kernel memory that reclaim can shrink (KReclaimable)"),
     bytes("slab", "slab caches (Slab)"),
     bytes(
         "slab_reclaimable",
@@ -69,47 +54,22 @@ const FIELDS: &[Field] = &[
     bytes("slab_unreclaimable", "slab caches that it cannot (SUnreclaim)"),
     bytes("kernel_stack", "stacks of tasks in the kernel (KernelStack)"),
     bytes("page_tables", "page tables (PageTables)"),
-    bytes(
-        "commit_limit",
-        "what may be promised under strict overcommit (CommitLimit)",
-    ),
+    bytes("commit_limit", "what may be promised under strict overcommit (CommitLimit)"),
     bytes("committed_as", "what has been promised (Committed_AS)"),
     bytes("vmalloc_used", "memory mapped by vmalloc (VmallocUsed)"),
-    bytes(
-        "percpu",
-        "per-CPU allocations; grows with the number of cgroups, dead ones included (Percpu)",
-    ),
-    bytes(
-        "hardware_corrupted",
-        "memory taken out of use after errors (HardwareCorrupted)",
-    ),
-    bytes(
-        "anon_huge_pages",
-        "anonymous memory in huge pages (AnonHugePages)",
-    ),
+    bytes("percpu", "per-CPU allocations; grows with the number of cgroups, dead ones included (Percpu)"),
+    bytes("hardware_corrupted", "memory taken out of use after errors (HardwareCorrupted)"),
+    bytes("anon_huge_pages", "anonymous memory in huge pages (AnonHugePages)"),
     bytes("shmem_huge_pages", "shared memory in huge pages (ShmemHugePages)"),
     bytes("file_huge_pages", "file cache in huge pages (FileHugePages)"),
-    bytes(
-        "balloon",
-        "memory that the hypervisor holds through the balloon (Balloon)",
-    ),
-    bytes(
-        "cma_total",
-        "memory reserved for contiguous allocations (CmaTotal)",
-    ),
+    bytes("balloon", "memory that the hypervisor holds through the balloon (Balloon)"),
+    bytes("cma_total", "memory reserved for contiguous allocations (CmaTotal)"),
     bytes("cma_free", "of it, unused (CmaFree)"),
-    count(
-        "huge_pages_total",
-        "huge pages in the pool of the default size (HugePages_Total)",
-    ),
+    count("huge_pages_total", "huge pages in the pool of the default size (HugePages_Total)"),
     count("huge_pages_free", "of them, unused (HugePages_Free)"),
     count("huge_pages_rsvd", "of those, promised (HugePages_Rsvd)"),
     bytes("hugetlb", "memory in huge-page pools of all sizes (Hugetlb)"),
-    Field::gauge(
-        "available_ratio",
-        Unit::Ratio,
-        "mem_available as a part of mem_total",
-    ),
+    Field::gauge("available_ratio", Unit::Ratio, "mem_available as a part of mem_total"),
 ];
 
 /// The kernel's label of each field that is read, in the order of [`FIELDS`].
@@ -163,12 +123,8 @@ const MEM_TOTAL: usize = index_of(FIELDS, "mem_total");
 const MEM_AVAILABLE: usize = index_of(FIELDS, "mem_available");
 const AVAILABLE_RATIO: usize = index_of(FIELDS, "available_ratio");
 
-const STREAM: Stream = Stream::sampled(
-    "meminfo",
-    "how the host's memory is used",
-    &[SubjectKind::Host],
-    FIELDS,
-);
+const STREAM: Stream =
+    Stream::sampled("meminfo", "how the host's memory is used", &[SubjectKind::Host], FIELDS);
 
 /// Reads `/proc/meminfo`.
 pub static COLLECTOR: Collector = Collector {
@@ -182,11 +138,7 @@ pub static COLLECTOR: Collector = Collector {
 
 fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
     let file = KeptFile::open(roots.proc("meminfo")).map_err(unavailable)?;
-    Ok(Built::Polled(Box::new(Meminfo {
-        file,
-        buf: Buf::new(),
-        stream: Arc::new(STREAM),
-    })))
+    Ok(Built::Polled(Box::new(Meminfo { file, buf: Buf::new(), stream: Arc::new(STREAM) })))
 }
 
 struct Meminfo {
@@ -256,12 +208,7 @@ mod tests {
     fn labels_and_fields_correspond() {
         assert_eq!(FIELDS.len(), N + 1);
         for (field, label) in FIELDS.iter().zip(LABELS) {
-            assert!(
-                field.help.ends_with(&format!("({label})")),
-                "{}: {}",
-                field.name,
-                field.help
-            );
+            assert!(field.help.ends_with(&format!("({label})")), "{}: {}", field.name, field.help);
         }
     }
 
@@ -276,27 +223,18 @@ mod tests {
     #[test]
     fn surprises_are_errors_with_their_line() {
         let check = |input: &[u8], expected: &str| {
-            let e = parse_meminfo(input)
-                .unwrap_err()
-                .at("/p/meminfo".as_ref())
-                .to_string();
+            let e = parse_meminfo(input).unwrap_err().at("/p/meminfo".as_ref()).to_string();
             assert!(e.starts_with("/p/meminfo: line ") && e.contains(expected), "{e}");
         };
         check(b"", "no MemTotal");
-        check(
-            b"MemTotal: 1 kB\nMemFree 2 kB\n",
-            "line 2: expected a label and a colon",
-        );
+        check(b"MemTotal: 1 kB\nMemFree 2 kB\n", "line 2: expected a label and a colon");
         check(b"MemTotal: 1 kB\nMemFree: 2 k", "line 2: cut short");
         check(b"MemTotal: 1 MB\n", "expected the unit kB, found `MB`");
         check(b"MemTotal: 1\n", "expected the unit kB, found ``");
         check(b"HugePages_Total: 1 kB\n", "expected no unit, found `kB`");
         check(b"MemTotal: -4 kB\n", "found `-4`");
         check(b"MemTotal: 18014398509481984 kB\n", "found `18014398509481984`");
-        check(
-            b"MemTotal: 1 kB\nMemTotal: 1 kB\n",
-            "line 2: expected each label once",
-        );
+        check(b"MemTotal: 1 kB\nMemTotal: 1 kB\n", "line 2: expected each label once");
         check(b"MemTotal: \xff\xfe kB\n", "found `\\xff\\xfe`");
     }
 

@@ -42,21 +42,11 @@ fn vmstat_agrees() {
                     let rest = name.strip_prefix(&*field.name).and_then(|r| r.strip_prefix('_'));
                     rest.is_some()
                 };
-                theirs
-                    .iter()
-                    .filter(|(name, _)| part(name))
-                    .map(|(_, v)| *v)
-                    .reduce(|a, b| a + b)
+                theirs.iter().filter(|(name, _)| part(name)).map(|(_, v)| *v).reduce(|a, b| a + b)
             } else {
                 theirs.get(&*field.name).copied()
             };
-            assert_eq!(
-                ours.get(i),
-                expected.map(|v| v as u64),
-                "{}: {}",
-                path.display(),
-                field.name
-            );
+            assert_eq!(ours.get(i), expected.map(|v| v as u64), "{}: {}", path.display(), field.name);
         }
     }
 }
@@ -98,12 +88,7 @@ fn stat_and_loadavg_agree() {
         cpu::parse_stat(&bytes, &mut ours).unwrap();
         let theirs = procfs::KernelStats::from_buf_read(&bytes[..], &LocalSystemInfo).unwrap();
         assert_eq!(ours.cpus.len(), theirs.cpu_time.len(), "{}", path.display());
-        let all = ours
-            .cpus
-            .iter()
-            .map(|(_, t)| t)
-            .zip(&theirs.cpu_time)
-            .chain([(&ours.host, &theirs.total)]);
+        let all = ours.cpus.iter().map(|(_, t)| t).zip(&theirs.cpu_time).chain([(&ours.host, &theirs.total)]);
         for (ours, theirs) in all {
             let expected = [
                 Some(theirs.user),
@@ -121,10 +106,7 @@ fn stat_and_loadavg_agree() {
                 assert_eq!(ours.get(i), expected, "{}: column {i}", path.display());
             }
         }
-        let get = |name: &str| {
-            ours.counts
-                .get(stream(&cpu::COLLECTOR).field_index(name).unwrap())
-        };
+        let get = |name: &str| ours.counts.get(stream(&cpu::COLLECTOR).field_index(name).unwrap());
         assert_eq!(get("ctxt"), Some(theirs.ctxt));
         assert_eq!(get("processes"), Some(theirs.processes));
         assert_eq!(get("procs_running"), theirs.procs_running.map(u64::from));
@@ -133,17 +115,8 @@ fn stat_and_loadavg_agree() {
     for (path, bytes) in every("loadavg") {
         let ours = cpu::parse_loadavg(&bytes).unwrap();
         let theirs = procfs::LoadAverage::from_read(&bytes[..]).unwrap();
-        assert_eq!(
-            (ours.runnable, ours.tasks),
-            (theirs.cur.into(), theirs.max.into()),
-            "{}",
-            path.display()
-        );
-        assert!(
-            (ours.load1 - f64::from(theirs.one)).abs() < 1e-3,
-            "{}",
-            path.display()
-        );
+        assert_eq!((ours.runnable, ours.tasks), (theirs.cur.into(), theirs.max.into()), "{}", path.display());
+        assert!((ours.load1 - f64::from(theirs.one)).abs() < 1e-3, "{}", path.display());
     }
 }
 
@@ -151,11 +124,7 @@ fn stat_and_loadavg_agree() {
 fn pressure_agrees() {
     let same = |ours: pressure::Stall, theirs: &procfs::PressureRecord, path: &Path| {
         assert_eq!(ours.total_ns, theirs.total * 1000, "{}", path.display());
-        assert!(
-            (ours.avg10 - f64::from(theirs.avg10) / 100.0).abs() < 1e-6,
-            "{}",
-            path.display()
-        );
+        assert!((ours.avg10 - f64::from(theirs.avg10) / 100.0).abs() < 1e-6, "{}", path.display());
     };
     for (path, bytes) in every("pressure/memory") {
         let ours = pressure::parse_pressure(&bytes).unwrap();

@@ -24,38 +24,20 @@ const fn ratio(name: &'static str, help: &'static str) -> Field {
 }
 
 const FIELDS: &[Field] = &[
-    time(
-        "cpu_some",
-        "time in which some task waited for a CPU, a quota's throttling included",
-    ),
+    time("cpu_some", "time in which some task waited for a CPU, a quota's throttling included"),
     time(
         "cpu_full",
         "time in which all tasks waited for a CPU; without meaning for the whole host, and zero on newer kernels",
     ),
-    time(
-        "memory_some",
-        "time in which some task waited for memory: reclaim, compaction, refaults, swap",
-    ),
-    time(
-        "memory_full",
-        "time in which all non-idle tasks waited for memory",
-    ),
+    time("memory_some", "time in which some task waited for memory: reclaim, compaction, refaults, swap"),
+    time("memory_full", "time in which all non-idle tasks waited for memory"),
     time("io_some", "time in which some task waited for block IO"),
     time("io_full", "time in which all non-idle tasks waited for block IO"),
-    time(
-        "irq_full",
-        "time in which interrupts held up the tasks of a CPU (since 6.1)",
-    ),
+    time("irq_full", "time in which interrupts held up the tasks of a CPU (since 6.1)"),
     ratio("cpu_some_avg10", "the kernel's ten-second average of cpu_some"),
     ratio("cpu_full_avg10", "the kernel's ten-second average of cpu_full"),
-    ratio(
-        "memory_some_avg10",
-        "the kernel's ten-second average of memory_some",
-    ),
-    ratio(
-        "memory_full_avg10",
-        "the kernel's ten-second average of memory_full",
-    ),
+    ratio("memory_some_avg10", "the kernel's ten-second average of memory_some"),
+    ratio("memory_full_avg10", "the kernel's ten-second average of memory_full"),
     ratio("io_some_avg10", "the kernel's ten-second average of io_some"),
     ratio("io_full_avg10", "the kernel's ten-second average of io_full"),
     ratio("irq_full_avg10", "the kernel's ten-second average of irq_full"),
@@ -76,14 +58,8 @@ const RESOURCES: [Resource; 4] = [
     },
     Resource {
         name: "memory",
-        some: Some((
-            index_of(FIELDS, "memory_some"),
-            index_of(FIELDS, "memory_some_avg10"),
-        )),
-        full: (
-            index_of(FIELDS, "memory_full"),
-            index_of(FIELDS, "memory_full_avg10"),
-        ),
+        some: Some((index_of(FIELDS, "memory_some"), index_of(FIELDS, "memory_some_avg10"))),
+        full: (index_of(FIELDS, "memory_full"), index_of(FIELDS, "memory_full_avg10")),
     },
     Resource {
         name: "io",
@@ -129,11 +105,7 @@ fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
     }
     match failed {
         Some(e) if files.is_empty() => Err(no_psi(&e)),
-        _ => Ok(Built::Polled(Box::new(Pressure {
-            files,
-            buf,
-            stream: Arc::new(STREAM),
-        }))),
+        _ => Ok(Built::Polled(Box::new(Pressure { files, buf, stream: Arc::new(STREAM) }))),
     }
 }
 
@@ -143,11 +115,7 @@ fn no_psi(e: &CollectError) -> Unavailable {
         _ => false,
     };
     let why = Unavailable::because(format!("no pressure stall information: {e}"));
-    if off {
-        why.remedy("boot with psi=1, on a kernel since 4.20 built with CONFIG_PSI")
-    } else {
-        why
-    }
+    if off { why.remedy("boot with psi=1, on a kernel since 4.20 built with CONFIG_PSI") } else { why }
 }
 
 struct Pressure {
@@ -165,10 +133,7 @@ impl Polled for Pressure {
             match file.parse(&mut self.buf, parse_pressure) {
                 Ok(stalls) => {
                     read += 1;
-                    let lines = [
-                        resource.some.zip(stalls.some),
-                        Some(resource.full).zip(stalls.full),
-                    ];
+                    let lines = [resource.some.zip(stalls.some), Some(resource.full).zip(stalls.full)];
                     for ((total, avg10), stall) in lines.into_iter().flatten() {
                         row.int(total, stall.total_ns).gauge(avg10, stall.avg10);
                     }
@@ -253,55 +218,25 @@ mod tests {
         let both = parse_pressure(
             b"some avg10=12.50 avg60=0.81 avg300=0.38 total=5281066\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n",
         );
-        let some = Stall {
-            avg10: 0.125,
-            total_ns: 5_281_066_000,
-        };
-        let full = Stall {
-            avg10: 0.0,
-            total_ns: 7_000,
-        };
-        assert_eq!(
-            both,
-            Ok(Stalls {
-                some: Some(some),
-                full: Some(full)
-            })
-        );
+        let some = Stall { avg10: 0.125, total_ns: 5_281_066_000 };
+        let full = Stall { avg10: 0.0, total_ns: 7_000 };
+        assert_eq!(both, Ok(Stalls { some: Some(some), full: Some(full) }));
         let one = parse_pressure(b"full total=7 avg10=0.00 new=x\nother 1\n");
-        assert_eq!(
-            one,
-            Ok(Stalls {
-                some: None,
-                full: Some(full)
-            })
-        );
+        assert_eq!(one, Ok(Stalls { some: None, full: Some(full) }));
     }
 
     #[test]
     fn surprises_are_errors_with_their_line() {
         let check = |input: &[u8], expected: &str| {
-            let e = parse_pressure(input)
-                .unwrap_err()
-                .at("/p/cpu".as_ref())
-                .to_string();
+            let e = parse_pressure(input).unwrap_err().at("/p/cpu".as_ref()).to_string();
             assert!(e.starts_with("/p/cpu: line ") && e.contains(expected), "{e}");
         };
         check(b"", "neither");
-        check(
-            b"some avg10=0.00 avg60=0.00 avg300=0.00 total=12",
-            "line 1: cut short",
-        );
+        check(b"some avg10=0.00 avg60=0.00 avg300=0.00 total=12", "line 1: cut short");
         check(b"some avg10=0.00\n", "expected avg10= and total=");
         check(b"some avg10=-1.00 total=1\n", "found `-1.00`");
-        check(
-            b"some avg10=1.00 total=18446744073709551615\n",
-            "found `18446744073709551615`",
-        );
-        check(
-            b"some avg10=1 total=1\nsome avg10=1 total=1\n",
-            "line 2: expected each line once",
-        );
+        check(b"some avg10=1.00 total=18446744073709551615\n", "found `18446744073709551615`");
+        check(b"some avg10=1 total=1\nsome avg10=1 total=1\n", "line 2: expected each line once");
         check(b"some avg10=nan total=1\n", "found `nan`");
     }
 
@@ -309,10 +244,7 @@ mod tests {
     fn psi_off_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let e = build(&Roots::under(dir.path()), &Settings::new()).unwrap_err();
-        assert!(
-            e.to_string().contains("psi=1") && e.why.contains("pressure/cpu"),
-            "{e}"
-        );
+        assert!(e.to_string().contains("psi=1") && e.why.contains("pressure/cpu"), "{e}");
         let refused = CollectError::read("/p", std::io::Error::from_raw_os_error(libc::EOPNOTSUPP));
         assert!(no_psi(&refused).remedy.is_some());
         let denied = CollectError::read("/p", std::io::Error::from_raw_os_error(libc::EACCES));
@@ -326,9 +258,7 @@ mod tests {
         std::fs::create_dir_all(&pressure).unwrap();
         std::fs::write(pressure.join("cpu"), "some avg10=0.00 total=1\n").unwrap();
         std::fs::write(pressure.join("memory"), "garbage").unwrap();
-        let Ok(Built::Polled(mut c)) = build(&Roots::under(dir.path()), &Settings::new()) else {
-            panic!()
-        };
+        let Ok(Built::Polled(mut c)) = build(&Roots::under(dir.path()), &Settings::new()) else { panic!() };
         let mut pass = Pass::new(Stamp::default(), Stamp::default, 0);
         let e = c.collect(&mut pass).unwrap_err().to_string();
         assert!(e.contains("pressure/memory: line 1"), "{e}");

@@ -51,11 +51,7 @@ impl KeptFile {
 
     /// Opens `path` with the first read, and again with each read after a failed one.
     pub fn lazy(path: impl Into<PathBuf>) -> KeptFile {
-        KeptFile {
-            path: path.into(),
-            file: None,
-            limit: DEFAULT_LIMIT,
-        }
+        KeptFile { path: path.into(), file: None, limit: DEFAULT_LIMIT }
     }
 
     /// Accepts files of at most `bytes` bytes. A longer one is an error, never a part.
@@ -112,11 +108,7 @@ impl KeptFile {
             Some(file) => file,
             none => none.insert(File::open(&self.path)?),
         };
-        read_all(
-            |part, offset| file.read_at(part, offset),
-            &mut buf.bytes,
-            self.limit,
-        )
+        read_all(|part, offset| file.read_at(part, offset), &mut buf.bytes, self.limit)
     }
 }
 
@@ -150,11 +142,7 @@ pub fn unavailable(e: CollectError) -> Unavailable {
     let denied =
         matches!(&e, CollectError::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied);
     let why = Unavailable::because(e.to_string());
-    if denied {
-        why.remedy("run as root or with CAP_DAC_READ_SEARCH")
-    } else {
-        why
-    }
+    if denied { why.remedy("run as root or with CAP_DAC_READ_SEARCH") } else { why }
 }
 
 /// Reads to the end with `pread`, growing `bytes` as needed up to one more than `limit`.
@@ -166,10 +154,7 @@ fn read_all(
     let mut len = 0usize;
     loop {
         if len > limit {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("longer than {limit} bytes"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {limit} bytes")));
         }
         if len == bytes.len() {
             let size = len.saturating_mul(2).max(FIRST_SIZE).min(limit.saturating_add(1));
@@ -225,15 +210,8 @@ mod tests {
         std::fs::write(&path, vec![b'x'; 10]).unwrap();
         let mut buf = Buf::new();
         assert_eq!(KeptFile::lazy(&path).limit(10).read(&mut buf).unwrap().len(), 10);
-        let e = KeptFile::lazy(&path)
-            .limit(9)
-            .read(&mut Buf::new())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            e.contains(path.to_str().unwrap()) && e.contains("longer than 9 bytes"),
-            "{e}"
-        );
+        let e = KeptFile::lazy(&path).limit(9).read(&mut Buf::new()).unwrap_err().to_string();
+        assert!(e.contains(path.to_str().unwrap()) && e.contains("longer than 9 bytes"), "{e}");
         // A buffer that is already larger changes nothing.
         assert!(KeptFile::lazy(&path).limit(9).read(&mut buf).is_err());
     }
@@ -244,10 +222,7 @@ mod tests {
         let path = dir.path().join("f");
         let (mut file, mut buf) = (KeptFile::lazy(&path), Buf::new());
         let e = file.read(&mut buf).unwrap_err();
-        assert!(
-            is_gone(&e) && e.to_string().contains(path.to_str().unwrap()),
-            "{e}"
-        );
+        assert!(is_gone(&e) && e.to_string().contains(path.to_str().unwrap()), "{e}");
         std::fs::write(&path, "now").unwrap();
         assert_eq!(file.read(&mut buf).unwrap(), b"now");
         assert!(KeptFile::open(dir.path().join("none")).is_err());
@@ -256,13 +231,8 @@ mod tests {
 
     #[test]
     fn parts_interruptions_and_errors() {
-        let mut script = vec![
-            Ok(3),
-            Err(io::Error::from(io::ErrorKind::Interrupted)),
-            Ok(2),
-            Ok(0),
-        ]
-        .into_iter();
+        let mut script =
+            vec![Ok(3), Err(io::Error::from(io::ErrorKind::Interrupted)), Ok(2), Ok(0)].into_iter();
         let mut offsets = Vec::new();
         let mut bytes = Vec::new();
         let len = read_all(
@@ -277,12 +247,7 @@ mod tests {
         let stale = io::Error::from_raw_os_error(libc::ENODEV);
         assert!(is_stale(&stale));
         assert!(!is_stale(&io::Error::from_raw_os_error(libc::EACCES)));
-        let e = read_all(
-            |_, _| Err(io::Error::from_raw_os_error(libc::EIO)),
-            &mut bytes,
-            100,
-        )
-        .unwrap_err();
+        let e = read_all(|_, _| Err(io::Error::from_raw_os_error(libc::EIO)), &mut bytes, 100).unwrap_err();
         assert_eq!(e.raw_os_error(), Some(libc::EIO));
     }
 
@@ -313,9 +278,6 @@ mod tests {
         std::fs::remove_dir(&dir).unwrap();
         assert!(first.unwrap().starts_with(b"populated 0"));
         assert!(is_gone(&gone.unwrap_err()));
-        assert!(
-            again.unwrap().starts_with(b"populated 0"),
-            "a kept descriptor must be opened again"
-        );
+        assert!(again.unwrap().starts_with(b"populated 0"), "a kept descriptor must be opened again");
     }
 }

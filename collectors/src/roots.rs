@@ -15,11 +15,7 @@ pub struct Roots {
 
 impl Default for Roots {
     fn default() -> Roots {
-        Roots {
-            proc: "/proc".into(),
-            sys: "/sys".into(),
-            dev: "/dev".into(),
-        }
+        Roots { proc: "/proc".into(), sys: "/sys".into(), dev: "/dev".into() }
     }
 }
 
@@ -27,11 +23,7 @@ impl Roots {
     /// All roots below one directory: `DIR/proc`, `DIR/sys`, `DIR/dev`.
     pub fn under(dir: impl AsRef<Path>) -> Roots {
         let dir = dir.as_ref();
-        Roots {
-            proc: dir.join("proc"),
-            sys: dir.join("sys"),
-            dev: dir.join("dev"),
-        }
+        Roots { proc: dir.join("proc"), sys: dir.join("sys"), dev: dir.join("dev") }
     }
 
     /// A path below procfs.

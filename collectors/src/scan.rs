@@ -21,28 +21,19 @@ pub struct Malformed {
 impl Malformed {
     /// `what` is wrong with line `line`.
     pub fn new(line: usize, what: impl Into<String>) -> Malformed {
-        Malformed {
-            line,
-            what: what.into(),
-        }
+        Malformed { line, what: what.into() }
     }
 
     /// `found` stands where `expected` should be.
     #[cold]
     pub fn expected(line: usize, expected: &str, found: &[u8]) -> Malformed {
-        Malformed {
-            line,
-            what: format!("expected {expected}, found `{}`", show(found)),
-        }
+        Malformed { line, what: format!("expected {expected}, found `{}`", show(found)) }
     }
 
     /// The line ends where `expected` should be.
     #[cold]
     pub fn ends(line: usize, expected: &str) -> Malformed {
-        Malformed {
-            line,
-            what: format!("expected {expected}, found the end of the line"),
-        }
+        Malformed { line, what: format!("expected {expected}, found the end of the line") }
     }
 
     /// This problem in the file at `path`.
@@ -61,10 +52,7 @@ pub fn show(bytes: &[u8]) -> String {
 ///
 /// The kernel ends every line. A last line without its end has been cut, perhaps within a number, and is an error.
 pub fn lines(bytes: &[u8]) -> Lines<'_> {
-    Lines {
-        rest: bytes,
-        number: 0,
-    }
+    Lines { rest: bytes, number: 0 }
 }
 
 /// See [`lines`].
@@ -91,10 +79,7 @@ impl<'a> Iterator for Lines<'a> {
             }
             None => {
                 let cut = std::mem::take(&mut self.rest);
-                Some(Err(Malformed::new(
-                    self.number,
-                    format!("cut short: `{}`", show(cut)),
-                )))
+                Some(Err(Malformed::new(self.number, format!("cut short: `{}`", show(cut)))))
             }
         }
     }
@@ -263,9 +248,7 @@ impl Names {
         let mask = self.table.len() - 1;
         let mut at = hash(name) & mask;
         loop {
-            let (known, value) = self
-                .names
-                .get(usize::from(*self.table.get(at)?).checked_sub(1)?)?;
+            let (known, value) = self.names.get(usize::from(*self.table.get(at)?).checked_sub(1)?)?;
             if known.as_bytes() == name {
                 return Some(*value);
             }
@@ -284,11 +267,10 @@ fn hash(name: &[u8]) -> usize {
             None => name.iter().fold(0, |n, b| n << 8 | u64::from(*b)),
         }
     };
-    let mixed = word(name.first_chunk::<8>().map(|c| &c[..]))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .rotate_left(23)
-        ^ word(name.last_chunk::<8>().map(|c| &c[..])).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
-        ^ name.len() as u64;
+    let mixed =
+        word(name.first_chunk::<8>().map(|c| &c[..])).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23)
+            ^ word(name.last_chunk::<8>().map(|c| &c[..])).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
+            ^ name.len() as u64;
     (mixed >> 32 ^ mixed) as usize
 }
 
@@ -310,16 +292,9 @@ mod tests {
     fn numbers() {
         assert_eq!(dec(b"18446744073709551615"), Some(u64::MAX));
         assert_eq!(dec(b"000000000000000000000000000007"), Some(7));
-        for bad in [
-            &b""[..],
-            b"18446744073709551616",
-            b"-1",
-            b"+1",
-            b"1.0",
-            b" 1",
-            b"x",
-            b"99999999999999999999999",
-        ] {
+        for bad in
+            [&b""[..], b"18446744073709551616", b"-1", b"+1", b"1.0", b" 1", b"x", b"99999999999999999999999"]
+        {
             assert_eq!(dec(bad), None, "{}", show(bad));
         }
         assert_eq!(dec32(b"4294967295"), Some(u32::MAX));
@@ -329,10 +304,7 @@ mod tests {
         assert_eq!(hex(b"10000000000000000"), None);
         assert_eq!((hex(b""), hex(b"0x1"), hex(b"g")), (None, None, None));
         assert_eq!((fixed(b"12.50"), fixed(b"3")), (Some(12.5), Some(3.0)));
-        assert_eq!(
-            (fixed(b"."), fixed(b"1."), fixed(b"1.2.3"), fixed(b"-1.0")),
-            (None, None, None, None)
-        );
+        assert_eq!((fixed(b"."), fixed(b"1."), fixed(b"1.2.3"), fixed(b"-1.0")), (None, None, None, None));
     }
 
     #[test]
@@ -346,9 +318,7 @@ mod tests {
 
     #[test]
     fn messages_show_foreign_bytes_escaped_and_short() {
-        let e = Malformed::expected(3, "a number", b"\x1b[31m\xff")
-            .at(Path::new("/proc/x"))
-            .to_string();
+        let e = Malformed::expected(3, "a number", b"\x1b[31m\xff").at(Path::new("/proc/x")).to_string();
         assert_eq!(e, "/proc/x: line 3: expected a number, found `\\x1b[31m\\xff`");
         assert!(show(&[b'x'; 5000]).chars().count() <= 60);
     }

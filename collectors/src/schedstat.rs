@@ -50,10 +50,8 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let state_reads = cgroup::setting(settings, "state_reads", 64, 0..=10_000)? as usize;
     let own = crate::read::read_once(roots.proc("self/schedstat")).map_err(unavailable);
     if own.is_ok_and(|bytes| parse::parse_task(&bytes).is_none_or(|s| s == Sched::default())) {
-        return Err(
-            Unavailable::because("the kernel does not account run-queue delay")
-                .remedy("use a kernel with CONFIG_SCHED_INFO (SCHEDSTATS or TASK_DELAY_ACCT set it)"),
-        );
+        return Err(Unavailable::because("the kernel does not account run-queue delay")
+            .remedy("use a kernel with CONFIG_SCHED_INFO (SCHEDSTATS or TASK_DELAY_ACCT set it)"));
     }
     if !roots.proc("self/schedstat").exists() {
         return Err(Unavailable::because(format!(
@@ -67,10 +65,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     Ok(Built::Polled(Box::new(Schedstat {
         tasks,
         groups: Groups::default(),
-        host: roots
-            .proc("schedstat")
-            .exists()
-            .then(|| KeptFile::lazy(roots.proc("schedstat"))),
+        host: roots.proc("schedstat").exists().then(|| KeptFile::lazy(roots.proc("schedstat"))),
         loadavg: KeptFile::lazy(roots.proc("loadavg")),
         pressure: KeptFile::lazy(roots.proc("pressure/cpu")),
         streams: STREAMS.iter().cloned().map(Arc::new).collect(),
@@ -108,11 +103,7 @@ struct Schedstat {
 impl Polled for Schedstat {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
         let now = pass.at.boot_ns;
-        let load = self
-            .loadavg
-            .read(&mut self.buf)
-            .ok()
-            .and_then(parse::parse_loadavg);
+        let load = self.loadavg.read(&mut self.buf).ok().and_then(parse::parse_loadavg);
         self.tasks.read(now, &mut || pass.late());
         self.tasks.find(now, load, self.previous);
         self.tasks.refresh(now, 32);
@@ -120,9 +111,7 @@ impl Polled for Schedstat {
         self.look_for_starved(now, load);
         let mut batches: Vec<Batch> = self.streams.iter().map(|s| pass.batch(s)).collect();
         if let [tasks, groups, cpus, softirqd, running] = batches.as_mut_slice() {
-            tasks
-                .gone
-                .extend(self.tasks.take_gone().into_iter().map(Subject::Task));
+            tasks.gone.extend(self.tasks.take_gone().into_iter().map(Subject::Task));
             self.sum(now);
             self.task_rows(now, tasks, softirqd);
             self.groups.rows(now, groups);
@@ -141,10 +130,8 @@ impl Schedstat {
     /// The heaviest users of the CPUs, the first first, with their CPU and policy read now.
     fn heavy(&mut self, now: u64) -> Vec<u32> {
         let read_now = self.tasks.all.iter().filter(|(_, t)| t.read_ns == now);
-        let mut heavy: Vec<(f64, u32)> = read_now
-            .map(|(tid, t)| (t.share(), *tid))
-            .filter(|h| h.0 >= HEAVY)
-            .collect();
+        let mut heavy: Vec<(f64, u32)> =
+            read_now.map(|(tid, t)| (t.share(), *tid)).filter(|h| h.0 >= HEAVY).collect();
         heavy.sort_by(|a, b| b.0.total_cmp(&a.0));
         heavy.truncate(MOST_HEAVY);
         heavy.retain(|(_, tid)| self.tasks.look(*tid, now).is_some());
@@ -153,11 +140,7 @@ impl Schedstat {
 
     /// Looks for tasks that are runnable but did not run, while the host says that some wait.
     fn look_for_starved(&mut self, now: u64, load: Option<Load>) {
-        let some = self
-            .pressure
-            .read(&mut self.buf)
-            .ok()
-            .and_then(|b| cgroup_parse::pressure(b).some);
+        let some = self.pressure.read(&mut self.buf).ok().and_then(|b| cgroup_parse::pressure(b).some);
         let before = std::mem::replace(&mut self.pressure_some, some);
         let interval = self.previous.map_or(0, |p| now.saturating_sub(p));
         let pressed = match (before, some) {
@@ -165,23 +148,15 @@ impl Schedstat {
             // Without PSI: more than the reader itself wants to run.
             _ => true,
         };
-        let waiting: Vec<u32> = self
-            .tasks
-            .all
-            .iter()
-            .filter(|(_, t)| t.waits_since_ns.is_some())
-            .map(|(tid, _)| *tid)
-            .collect();
+        let waiting: Vec<u32> =
+            self.tasks.all.iter().filter(|(_, t)| t.waits_since_ns.is_some()).map(|(tid, _)| *tid).collect();
         if interval == 0 || (waiting.is_empty() && (!pressed || load.is_some_and(|l| l.running <= 1))) {
             return;
         }
         let still = |t: &Task| t.read_ns == now && t.interval_ns > 0 && t.moved_ns < now;
         let mut todo = waiting;
         let fresh = |tasks: &Tasks, kind: &dyn Fn(&Task) -> bool| -> Vec<u32> {
-            let all = tasks
-                .all
-                .iter()
-                .filter(|(_, t)| still(t) && t.waits_since_ns.is_none() && kind(t));
+            let all = tasks.all.iter().filter(|(_, t)| still(t) && t.waits_since_ns.is_none() && kind(t));
             all.map(|(tid, _)| *tid).collect()
         };
         // Those that ran lately first, with the softirq threads; of the others some each pass.

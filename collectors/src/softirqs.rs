@@ -20,10 +20,7 @@ const FIELDS: &[Field] = &[
     count("hi", "high-priority tasklets (HI)"),
     count("timer", "timer wheel runs (TIMER)"),
     count("net_tx", "runs that finish sent packets (NET_TX)"),
-    count(
-        "net_rx",
-        "runs that poll network devices for received packets (NET_RX)",
-    ),
+    count("net_rx", "runs that poll network devices for received packets (NET_RX)"),
     count("block", "runs that complete block requests (BLOCK)"),
     count("irq_poll", "runs that poll storage adapters (IRQ_POLL)"),
     count("tasklet", "tasklets (TASKLET)"),
@@ -33,27 +30,13 @@ const FIELDS: &[Field] = &[
 ];
 
 /// The kernel's labels in the order of [`FIELDS`].
-const LABELS: [&[u8]; N] = [
-    b"HI",
-    b"TIMER",
-    b"NET_TX",
-    b"NET_RX",
-    b"BLOCK",
-    b"IRQ_POLL",
-    b"TASKLET",
-    b"SCHED",
-    b"HRTIMER",
-    b"RCU",
-];
+const LABELS: [&[u8]; N] =
+    [b"HI", b"TIMER", b"NET_TX", b"NET_RX", b"BLOCK", b"IRQ_POLL", b"TASKLET", b"SCHED", b"HRTIMER", b"RCU"];
 
 const N: usize = 10;
 
-const STREAM: Stream = Stream::sampled(
-    "softirqs",
-    "softirqs that each CPU has run, by vector",
-    &[SubjectKind::Cpu],
-    FIELDS,
-);
+const STREAM: Stream =
+    Stream::sampled("softirqs", "softirqs that each CPU has run, by vector", &[SubjectKind::Cpu], FIELDS);
 
 /// Reads `/proc/softirqs`.
 pub static COLLECTOR: Collector = Collector {
@@ -67,12 +50,7 @@ pub static COLLECTOR: Collector = Collector {
 
 fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
     let file = KeptFile::open(roots.proc("softirqs")).map_err(unavailable)?;
-    let state = Softirqs {
-        file,
-        buf: Buf::new(),
-        cpus: Vec::new(),
-        stream: Arc::new(STREAM),
-    };
+    let state = Softirqs { file, buf: Buf::new(), cpus: Vec::new(), stream: Arc::new(STREAM) };
     Ok(Built::Polled(Box::new(state)))
 }
 
@@ -86,8 +64,7 @@ struct Softirqs {
 impl Polled for Softirqs {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
         let cpus = &mut self.cpus;
-        self.file
-            .parse(&mut self.buf, |bytes| parse_softirqs(bytes, cpus))?;
+        self.file.parse(&mut self.buf, |bytes| parse_softirqs(bytes, cpus))?;
         let mut batch = pass.batch(&self.stream);
         batch.reserve(cpus.len());
         for cpu in cpus.iter().filter(|c| c.ran()) {
@@ -122,12 +99,7 @@ pub fn parse_softirqs(bytes: &[u8], cpus: &mut Vec<CpuSoftirqs>) -> Result<(), M
     cpus.clear();
     let mut lines = lines(bytes);
     let (_, header) = lines.next().unwrap_or_else(|| Err(Malformed::new(1, "empty")))?;
-    cpu_header(header, |cpu| {
-        cpus.push(CpuSoftirqs {
-            cpu,
-            counts: Values::default(),
-        })
-    })?;
+    cpu_header(header, |cpu| cpus.push(CpuSoftirqs { cpu, counts: Values::default() }))?;
     let mut known = 0;
     for line in lines {
         let (number, line) = line?;
@@ -171,11 +143,7 @@ pub(crate) fn cpu_header(header: &[u8], mut each: impl FnMut(u32)) -> Result<(),
         last = Some(cpu);
         each(cpu);
     }
-    if last.is_none() {
-        Err(Malformed::expected(1, "CPU0 CPU1 ... ascending", header))
-    } else {
-        Ok(())
-    }
+    if last.is_none() { Err(Malformed::expected(1, "CPU0 CPU1 ... ascending", header)) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -194,28 +162,15 @@ mod tests {
     #[test]
     fn offline_cpus_are_columns_too() {
         let mut cpus = Vec::new();
-        parse_softirqs(
-            b"     CPU0   CPU4\n  HI:  1  0\n NEW:  x\n RCU: 4294967295 0\n",
-            &mut cpus,
-        )
-        .unwrap();
-        assert_eq!(
-            cpus.iter().map(|c| (c.cpu, c.ran())).collect::<Vec<_>>(),
-            [(0, true), (4, false)]
-        );
-        assert_eq!(
-            (cpus[0].counts.get(9), cpus[0].counts.get(1)),
-            (Some(4_294_967_295), None)
-        );
+        parse_softirqs(b"     CPU0   CPU4\n  HI:  1  0\n NEW:  x\n RCU: 4294967295 0\n", &mut cpus).unwrap();
+        assert_eq!(cpus.iter().map(|c| (c.cpu, c.ran())).collect::<Vec<_>>(), [(0, true), (4, false)]);
+        assert_eq!((cpus[0].counts.get(9), cpus[0].counts.get(1)), (Some(4_294_967_295), None));
     }
 
     #[test]
     fn surprises_are_errors_with_their_line() {
         let check = |input: &[u8], expected: &str| {
-            let e = parse_softirqs(input, &mut Vec::new())
-                .unwrap_err()
-                .at("/p".as_ref())
-                .to_string();
+            let e = parse_softirqs(input, &mut Vec::new()).unwrap_err().at("/p".as_ref()).to_string();
             assert!(e.contains(expected), "{e}");
         };
         check(b"", "line 1: empty");
@@ -224,10 +179,7 @@ mod tests {
         check(b"CPU0 CPU99999999999\n", "found `CPU99999999999`");
         check(b"CPU0\n", "no known vector");
         check(b"CPU0 CPU1\nHI: 1\n", "line 2: expected a count for each CPU");
-        check(
-            b"CPU0\nHI: 1 2\n",
-            "line 2: expected no more counts than CPUs, found `2`",
-        );
+        check(b"CPU0\nHI: 1 2\n", "line 2: expected no more counts than CPUs, found `2`");
         check(b"CPU0\nHI 1\n", "line 2: expected a vector and a colon");
         check(b"CPU0\nHI: -1\n", "found `-1`");
         check(b"CPU0\nHI: 1\nHI: 1\n", "line 3: expected each vector once");

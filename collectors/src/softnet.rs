@@ -20,37 +20,20 @@ const fn count(name: &'static str, help: &'static str) -> Field {
 
 const FIELDS: &[Field] = &[
     count("processed", "packets that this CPU took in"),
-    count(
-        "dropped",
-        "packets dropped because this CPU's backlog was full (net.core.netdev_max_backlog)",
-    ),
+    count("dropped", "packets dropped because this CPU's backlog was full (net.core.netdev_max_backlog)"),
     count(
         "time_squeeze",
         "receive runs that ended with work left, out of budget or time; no fault by itself",
     ),
-    count(
-        "received_rps",
-        "times another CPU asked this one to take packets (RPS)",
-    ),
-    count(
-        "flow_limit",
-        "packets dropped because one flow filled the backlog",
-    ),
-    Field::gauge(
-        "backlog_len",
-        Unit::Count,
-        "packets waiting in this CPU's backlog (since 5.10)",
-    ),
+    count("received_rps", "times another CPU asked this one to take packets (RPS)"),
+    count("flow_limit", "packets dropped because one flow filled the backlog"),
+    Field::gauge("backlog_len", Unit::Count, "packets waiting in this CPU's backlog (since 5.10)"),
     Field::gauge(
         "input_queue_len",
         Unit::Count,
         "of them, not yet taken over by the receive run (since 6.6)",
     ),
-    Field::gauge(
-        "process_queue_len",
-        Unit::Count,
-        "of them, taken over and not yet processed (since 6.6)",
-    ),
+    Field::gauge("process_queue_len", Unit::Count, "of them, taken over and not yet processed (since 6.6)"),
 ];
 
 const N: usize = FIELDS.len();
@@ -73,12 +56,8 @@ const CPU_COLUMN: usize = 12;
 /// Every kernel since 2.6.11 has at least these columns.
 const FEWEST: usize = 9;
 
-const STREAM: Stream = Stream::sampled(
-    "softnet",
-    "the network receive path of each CPU",
-    &[SubjectKind::Cpu],
-    FIELDS,
-);
+const STREAM: Stream =
+    Stream::sampled("softnet", "the network receive path of each CPU", &[SubjectKind::Cpu], FIELDS);
 
 /// Reads `/proc/net/softnet_stat`.
 pub static COLLECTOR: Collector = Collector {
@@ -93,13 +72,7 @@ pub static COLLECTOR: Collector = Collector {
 fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
     let file = KeptFile::open(roots.proc("net/softnet_stat")).map_err(unavailable)?;
     let online = KeptFile::lazy(roots.sys("devices/system/cpu/online"));
-    let state = Softnet {
-        file,
-        online,
-        buf: Buf::new(),
-        lines: Vec::new(),
-        stream: Arc::new(STREAM),
-    };
+    let state = Softnet { file, online, buf: Buf::new(), lines: Vec::new(), stream: Arc::new(STREAM) };
     Ok(Built::Polled(Box::new(state)))
 }
 
@@ -115,8 +88,7 @@ struct Softnet {
 impl Polled for Softnet {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
         let lines = &mut self.lines;
-        self.file
-            .parse(&mut self.buf, |bytes| parse_softnet(bytes, lines))?;
+        self.file.parse(&mut self.buf, |bytes| parse_softnet(bytes, lines))?;
         if lines.iter().any(|l| l.cpu.is_none()) {
             let online = self.online.parse(&mut self.buf, parse_online)?;
             if online.len() != lines.len() {
@@ -124,10 +96,7 @@ impl Polled for Softnet {
                 let what = format!("{} lines for {} online CPUs", lines.len(), online.len());
                 return Err(CollectError::parse(self.file.path(), what));
             }
-            lines
-                .iter_mut()
-                .zip(online)
-                .for_each(|(line, cpu)| line.cpu = Some(cpu));
+            lines.iter_mut().zip(online).for_each(|(line, cpu)| line.cpu = Some(cpu));
         }
         let mut batch = pass.batch(&self.stream);
         batch.reserve(lines.len());
@@ -158,10 +127,7 @@ pub fn parse_softnet(bytes: &[u8], out: &mut Vec<SoftnetLine>) -> Result<(), Mal
     out.clear();
     for line in lines(bytes) {
         let (number, line) = line?;
-        let mut found = SoftnetLine {
-            cpu: None,
-            values: Values::default(),
-        };
+        let mut found = SoftnetLine { cpu: None, values: Values::default() };
         let mut wanted = COLUMNS.iter().peekable();
         let mut columns_read = 0;
         for (i, column) in columns(line).enumerate().take(COLUMNS[N - 1].0 + 1) {
@@ -186,11 +152,7 @@ pub fn parse_softnet(bytes: &[u8], out: &mut Vec<SoftnetLine>) -> Result<(), Mal
         }
         out.push(found);
     }
-    if out.is_empty() {
-        Err(Malformed::new(1, "empty"))
-    } else {
-        Ok(())
-    }
+    if out.is_empty() { Err(Malformed::new(1, "empty")) } else { Ok(()) }
 }
 
 /// Parses the list of online CPUs.
@@ -215,20 +177,11 @@ mod tests {
     fn columns_of_each_generation() {
         let old = parse(OLD.as_bytes()).unwrap()[0];
         let values: Vec<_> = (0..N).map(|i| old.values.get(i)).collect();
-        assert_eq!(
-            values,
-            [Some(255), Some(1), Some(2), Some(3), Some(4), None, None, None]
-        );
+        assert_eq!(values, [Some(255), Some(1), Some(2), Some(3), Some(4), None, None, None]);
         assert_eq!(old.cpu, None);
-        let new = format!(
-            "{} 00000007 0000000a 00000005 00000002 0000beef\n",
-            OLD.trim_end()
-        );
+        let new = format!("{} 00000007 0000000a 00000005 00000002 0000beef\n", OLD.trim_end());
         let new = parse(new.as_bytes()).unwrap()[0];
-        assert_eq!(
-            (new.cpu, new.values.get(5), new.values.get(7)),
-            (Some(10), Some(7), Some(2))
-        );
+        assert_eq!((new.cpu, new.values.get(5), new.values.get(7)), (Some(10), Some(7), Some(2)));
     }
 
     #[test]
@@ -241,9 +194,7 @@ mod tests {
         };
         write("proc/net/softnet_stat", &OLD.repeat(2));
         write("sys/devices/system/cpu/online", "0,3\n");
-        let Ok(Built::Polled(mut c)) = build(&Roots::under(dir.path()), &Settings::new()) else {
-            panic!()
-        };
+        let Ok(Built::Polled(mut c)) = build(&Roots::under(dir.path()), &Settings::new()) else { panic!() };
         let mut pass = Pass::new(Stamp::default(), Stamp::default, 0);
         c.collect(&mut pass).unwrap();
         let subjects: Vec<_> = pass.batches[0].rows().map(|r| r.subject.clone()).collect();
@@ -262,18 +213,9 @@ mod tests {
         check(b"", "empty");
         check(b"1 2 3\n", "at least nine columns");
         check(b"0 0 0 0 0 0 0 0 0x\n", "found `0x`");
-        check(
-            b"0 0 0 0 0 0 0 0 10000000000000000\n",
-            "found `10000000000000000`",
-        );
-        check(
-            b"0 0 0 0 0 0 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 0 0 0 0 0 1\n",
-            "line 2: expected ascending",
-        );
-        check(
-            b"0 0 0 0 0 0 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 0 0 0 0\n",
-            "line 2: expected as many columns",
-        );
+        check(b"0 0 0 0 0 0 0 0 10000000000000000\n", "found `10000000000000000`");
+        check(b"0 0 0 0 0 0 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 0 0 0 0 0 1\n", "line 2: expected ascending");
+        check(b"0 0 0 0 0 0 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 0 0 0 0\n", "line 2: expected as many columns");
         check(b"0 0 0 0 0 0 0 0 0", "cut short");
         assert!(parse_online(b"0-").is_err());
     }

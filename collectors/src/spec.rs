@@ -70,12 +70,7 @@ pub struct Pass {
 impl Pass {
     /// A pass beginning at `at` with a budget in nanoseconds.
     pub fn new(at: Stamp, clock: fn() -> Stamp, budget_ns: u64) -> Pass {
-        Pass {
-            at,
-            clock,
-            deadline_ns: at.boot_ns.saturating_add(budget_ns),
-            batches: Vec::new(),
-        }
+        Pass { at, clock, deadline_ns: at.boot_ns.saturating_add(budget_ns), batches: Vec::new() }
     }
 
     /// An empty batch of `stream` at the time of the pass. Push it to [`Pass::batches`] when it is filled.

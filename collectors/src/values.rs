@@ -14,10 +14,7 @@ pub struct Values<const N: usize> {
 impl<const N: usize> Default for Values<N> {
     fn default() -> Self {
         const { assert!(N <= MAX_FIELDS) };
-        Values {
-            values: [0; N],
-            present: 0,
-        }
+        Values { values: [0; N], present: 0 }
     }
 }
 
@@ -123,17 +120,11 @@ mod tests {
         let mut v = Values::<3>::default();
         assert!(v.is_empty() && v.set(1, 5) && !v.set(1, 6) && !v.set(3, 1));
         assert!(v.add(0, u64::MAX) && !v.add(0, 1) && v.add(0, 0));
-        assert_eq!(
-            (v.get(0), v.get(1), v.get(2), v.get(99)),
-            (Some(u64::MAX), Some(6), None, None)
-        );
+        assert_eq!((v.get(0), v.get(1), v.get(2), v.get(99)), (Some(u64::MAX), Some(6), None, None));
         let stream = Arc::new(Stream::sampled("t", "", &[SubjectKind::Host], FIELDS));
         let mut batch = Batch::new(stream, Stamp::default());
         v.fill(&mut batch.row(Subject::Host), FIELDS);
         let row = batch.rows().next().unwrap();
-        assert_eq!(
-            (row.values[0], row.number(1), row.has(2)),
-            (u64::MAX, Some(6.0), false)
-        );
+        assert_eq!((row.values[0], row.number(1), row.has(2)), (u64::MAX, Some(6.0), false));
     }
 }

@@ -27,107 +27,41 @@ const fn level(name: &'static str, help: &'static str) -> Field {
 }
 
 const FIELDS: &[Field] = &[
-    count(
-        "allocstall",
-        "times a task entered direct reclaim because its node was short, all zones",
-    ),
-    count(
-        "allocstall_dma",
-        "entries into direct reclaim for allocations of zone DMA",
-    ),
-    count(
-        "allocstall_dma32",
-        "entries into direct reclaim for allocations of zone DMA32",
-    ),
-    count(
-        "allocstall_normal",
-        "entries into direct reclaim for allocations of zone Normal",
-    ),
-    count(
-        "allocstall_movable",
-        "entries into direct reclaim for allocations of zone Movable",
-    ),
-    pages(
-        "pgscan_direct",
-        "pages that tasks scanned in direct reclaim, cgroup limits aside",
-    ),
+    count("allocstall", "times a task entered direct reclaim because its node was short, all zones"),
+    count("allocstall_dma", "entries into direct reclaim for allocations of zone DMA"),
+    count("allocstall_dma32", "entries into direct reclaim for allocations of zone DMA32"),
+    count("allocstall_normal", "entries into direct reclaim for allocations of zone Normal"),
+    count("allocstall_movable", "entries into direct reclaim for allocations of zone Movable"),
+    pages("pgscan_direct", "pages that tasks scanned in direct reclaim, cgroup limits aside"),
     pages("pgscan_kswapd", "pages that kswapd scanned"),
-    pages(
-        "pgscan_proactive",
-        "pages scanned because someone wrote to memory.reclaim of the root",
-    ),
-    pages(
-        "pgsteal_direct",
-        "pages that tasks freed in direct reclaim, cgroup limits aside",
-    ),
+    pages("pgscan_proactive", "pages scanned because someone wrote to memory.reclaim of the root"),
+    pages("pgsteal_direct", "pages that tasks freed in direct reclaim, cgroup limits aside"),
     pages("pgsteal_kswapd", "pages that kswapd freed"),
-    pages(
-        "pgsteal_proactive",
-        "pages freed because someone wrote to memory.reclaim of the root",
-    ),
+    pages("pgsteal_proactive", "pages freed because someone wrote to memory.reclaim of the root"),
     count(
         "pgscan_direct_throttle",
         "times a task in direct reclaim waited because reserves were below half of min",
     ),
     count("pageoutrun", "times kswapd balanced a node"),
-    count(
-        "kswapd_low_wmark_hit_quickly",
-        "times a node fell under low again soon after kswapd had finished",
-    ),
+    count("kswapd_low_wmark_hit_quickly", "times a node fell under low again soon after kswapd had finished"),
     count(
         "kswapd_high_wmark_hit_quickly",
         "times a node fell under high again soon after kswapd had finished",
     ),
-    pages(
-        "kswapd_inodesteal",
-        "page-cache pages that kswapd freed together with their inodes",
-    ),
-    pages(
-        "pginodesteal",
-        "page-cache pages that others freed together with their inodes",
-    ),
+    pages("kswapd_inodesteal", "page-cache pages that kswapd freed together with their inodes"),
+    pages("pginodesteal", "page-cache pages that others freed together with their inodes"),
     count("slabs_scanned", "slab objects that reclaim looked at"),
-    count(
-        "zone_reclaim_failed",
-        "node-local reclaims that freed too little (vm.zone_reclaim_mode)",
-    ),
-    count(
-        "drop_pagecache",
-        "times the page cache was dropped through vm.drop_caches",
-    ),
-    count(
-        "drop_slab",
-        "times slab caches were dropped through vm.drop_caches",
-    ),
-    count(
-        "oom_kill",
-        "tasks that the out-of-memory killer ended, cgroup limits included",
-    ),
-    count(
-        "compact_stall",
-        "times a task compacted memory itself before its allocation (direct compaction)",
-    ),
-    count(
-        "compact_fail",
-        "direct compactions that made no page of the wanted order",
-    ),
-    count(
-        "compact_success",
-        "direct compactions that made a page of the wanted order",
-    ),
+    count("zone_reclaim_failed", "node-local reclaims that freed too little (vm.zone_reclaim_mode)"),
+    count("drop_pagecache", "times the page cache was dropped through vm.drop_caches"),
+    count("drop_slab", "times slab caches were dropped through vm.drop_caches"),
+    count("oom_kill", "tasks that the out-of-memory killer ended, cgroup limits included"),
+    count("compact_stall", "times a task compacted memory itself before its allocation (direct compaction)"),
+    count("compact_fail", "direct compactions that made no page of the wanted order"),
+    count("compact_success", "direct compactions that made a page of the wanted order"),
     count("compact_daemon_wake", "times kcompactd was woken"),
-    pages(
-        "compact_migrate_scanned",
-        "pages that compaction scanned for what to move",
-    ),
-    pages(
-        "compact_free_scanned",
-        "pages that compaction scanned for where to move it",
-    ),
-    pages(
-        "pgmigrate_success",
-        "pages moved for compaction, NUMA balance or on request",
-    ),
+    pages("compact_migrate_scanned", "pages that compaction scanned for what to move"),
+    pages("compact_free_scanned", "pages that compaction scanned for where to move it"),
+    pages("pgmigrate_success", "pages moved for compaction, NUMA balance or on request"),
     pages("pgmigrate_fail", "pages that could not be moved"),
     count("pgfault", "page faults, minor and major"),
     count("pgmajfault", "page faults that waited for storage"),
@@ -135,33 +69,18 @@ const FIELDS: &[Field] = &[
         "workingset_refault",
         "pages read again soon after reclaim had dropped them: the working set does not fit",
     ),
-    pages(
-        "workingset_refault_anon",
-        "of workingset_refault, anonymous pages (since 5.9)",
-    ),
-    pages(
-        "workingset_refault_file",
-        "of workingset_refault, file pages (since 5.9)",
-    ),
+    pages("workingset_refault_anon", "of workingset_refault, anonymous pages (since 5.9)"),
+    pages("workingset_refault_file", "of workingset_refault, file pages (since 5.9)"),
     pages(
         "workingset_restore",
         "refaulted pages that had been active before reclaim dropped them: thrashing",
     ),
-    pages(
-        "workingset_restore_anon",
-        "of workingset_restore, anonymous pages (since 5.9)",
-    ),
-    pages(
-        "workingset_restore_file",
-        "of workingset_restore, file pages (since 5.9)",
-    ),
+    pages("workingset_restore_anon", "of workingset_restore, anonymous pages (since 5.9)"),
+    pages("workingset_restore_file", "of workingset_restore, file pages (since 5.9)"),
     pages("pswpin", "pages read from swap"),
     pages("pswpout", "pages written to swap"),
     count("thp_fault_alloc", "huge pages allocated at a fault"),
-    count(
-        "thp_fault_fallback",
-        "faults that got small pages because there was no huge page",
-    ),
+    count("thp_fault_fallback", "faults that got small pages because there was no huge page"),
     count(
         "thp_fault_fallback_charge",
         "faults that got small pages because their cgroup had no room for a huge one",
@@ -169,60 +88,27 @@ const FIELDS: &[Field] = &[
     pages("numa_hit", "pages allocated on the node that was wanted"),
     pages("numa_miss", "pages allocated here though another node was wanted"),
     pages("numa_foreign", "pages wanted here but allocated on another node"),
-    pages(
-        "numa_other",
-        "pages allocated here by a task that ran on another node",
-    ),
-    count(
-        "numa_pte_updates",
-        "page-table entries that NUMA balancing marked to see who uses them",
-    ),
-    count(
-        "numa_hint_faults",
-        "faults taken because NUMA balancing had marked the page",
-    ),
+    pages("numa_other", "pages allocated here by a task that ran on another node"),
+    count("numa_pte_updates", "page-table entries that NUMA balancing marked to see who uses them"),
+    count("numa_hint_faults", "faults taken because NUMA balancing had marked the page"),
     pages("numa_pages_migrated", "pages that NUMA balancing moved"),
-    pages(
-        "balloon_inflate",
-        "pages that the hypervisor took back through the balloon",
-    ),
-    pages(
-        "balloon_deflate",
-        "pages that the hypervisor gave back through the balloon",
-    ),
+    pages("balloon_inflate", "pages that the hypervisor took back through the balloon"),
+    pages("balloon_deflate", "pages that the hypervisor gave back through the balloon"),
     pages("nr_vmscan_write", "pages that reclaim itself wrote out"),
     pages(
         "nr_vmscan_immediate_reclaim",
         "dirty pages that reclaim met at the end of the list and marked for freeing",
     ),
-    pages(
-        "nr_throttled_written",
-        "pages written while reclaimers waited for writeback (since 5.16)",
-    ),
+    pages("nr_throttled_written", "pages written while reclaimers waited for writeback (since 5.16)"),
     level("nr_free_pages", "free pages"),
     level("nr_dirty", "pages waiting to be written"),
     level("nr_writeback", "pages being written"),
-    level(
-        "nr_dirty_threshold",
-        "dirty pages at which writers are made to wait",
-    ),
-    level(
-        "nr_slab_reclaimable",
-        "pages of slab caches that reclaim can shrink",
-    ),
+    level("nr_dirty_threshold", "dirty pages at which writers are made to wait"),
+    level("nr_slab_reclaimable", "pages of slab caches that reclaim can shrink"),
     level("nr_slab_unreclaimable", "pages of slab caches that it cannot"),
-    level(
-        "nr_isolated_anon",
-        "anonymous pages taken off their list by reclaim or compaction",
-    ),
-    level(
-        "nr_isolated_file",
-        "file pages taken off their list by reclaim or compaction",
-    ),
-    level(
-        "nr_unevictable",
-        "pages that reclaim must not touch (mlock, ramfs)",
-    ),
+    level("nr_isolated_anon", "anonymous pages taken off their list by reclaim or compaction"),
+    level("nr_isolated_file", "file pages taken off their list by reclaim or compaction"),
+    level("nr_unevictable", "pages that reclaim must not touch (mlock, ramfs)"),
 ];
 
 const N: usize = FIELDS.len();
@@ -249,11 +135,7 @@ pub static COLLECTOR: Collector = Collector {
 
 fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
     let file = KeptFile::open(roots.proc("vmstat")).map_err(unavailable)?;
-    Ok(Built::Polled(Box::new(Vmstat {
-        file,
-        buf: Buf::new(),
-        stream: Arc::new(STREAM),
-    })))
+    Ok(Built::Polled(Box::new(Vmstat { file, buf: Buf::new(), stream: Arc::new(STREAM) })))
 }
 
 struct Vmstat {
@@ -354,37 +236,25 @@ mod tests {
         assert_eq!(get(&new, "workingset_refault"), Some(12));
         assert_eq!(get(&new, "workingset_restore"), None, "absent, not zero");
         let old = parse_vmstat(b"allocstall 4\nworkingset_refault 9\n").unwrap();
-        assert_eq!(
-            (get(&old, "allocstall"), get(&old, "workingset_refault")),
-            (Some(4), Some(9))
-        );
+        assert_eq!((get(&old, "allocstall"), get(&old, "workingset_refault")), (Some(4), Some(9)));
         assert_eq!(get(&old, "workingset_refault_file"), None);
     }
 
     #[test]
     fn surprises_are_errors_with_their_line() {
         let check = |input: &[u8], expected: &str| {
-            let e = parse_vmstat(input)
-                .unwrap_err()
-                .at("/p/vmstat".as_ref())
-                .to_string();
+            let e = parse_vmstat(input).unwrap_err().at("/p/vmstat".as_ref()).to_string();
             assert!(e.starts_with("/p/vmstat: line ") && e.contains(expected), "{e}");
         };
         check(b"", "no known counter");
         check(b"nonsense 1\n", "no known counter");
-        check(
-            b"pgfault 1\npswpin\n",
-            "line 2: expected a name and a number, found `pswpin`",
-        );
+        check(b"pgfault 1\npswpin\n", "line 2: expected a name and a number, found `pswpin`");
         check(b"pgfault 12", "line 1: cut short");
         check(b"pgfault 18446744073709551616\n", "found `18446744073709551616`");
         check(b"pgfault -1\n", "found `-1`");
         check(b"pgfault \n", "found ``");
         check(b"pgfault 1\npgfault 2\n", "line 2: expected each name once");
-        check(
-            b"allocstall_dma 18446744073709551615\nallocstall_normal 1\n",
-            "line 2: expected a sum",
-        );
+        check(b"allocstall_dma 18446744073709551615\nallocstall_normal 1\n", "line 2: expected a sum");
         check(b"pgfault 1 2\n", "found `1 2`");
         check(b"pgfault \xff\x1b\n", "found `\\xff\\x1b`");
     }
@@ -392,10 +262,7 @@ mod tests {
     #[test]
     fn a_level_below_zero_is_absent() {
         let v = parse_vmstat(b"nr_dirty 18446744073709551613\npgfault 18446744073709551613\n").unwrap();
-        assert_eq!(
-            (get(&v, "nr_dirty"), get(&v, "pgfault")),
-            (None, Some(u64::MAX - 2))
-        );
+        assert_eq!((get(&v, "nr_dirty"), get(&v, "pgfault")), (None, Some(u64::MAX - 2)));
     }
 
     proptest! {

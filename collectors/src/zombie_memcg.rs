@@ -76,11 +76,7 @@ const QUIET_NS: u64 = 60 * SEC;
 const STAT: usize = 0;
 const CGROUP_STAT: usize = 1;
 const SUBTREE_CONTROL: usize = 2;
-static FILES: &[FileSpec] = &[
-    rare(c"memory.stat"),
-    hot(c"cgroup.stat"),
-    rare(c"cgroup.subtree_control"),
-];
+static FILES: &[FileSpec] = &[rare(c"memory.stat"), hot(c"cgroup.stat"), rare(c"cgroup.subtree_control")];
 
 fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let max_cgroups = cgroup::max_cgroups(settings)?;
@@ -174,11 +170,7 @@ impl Polled for ZombieMemcg {
         let mut late = || pass.now().boot_ns >= half;
         self.lost = false;
         self.follow(now, &mut batch, &mut late);
-        let counts = if self.v2 {
-            self.count_v2()
-        } else {
-            self.count_v1(now, &mut batch, &mut late)
-        };
+        let counts = if self.v2 { self.count_v2() } else { self.count_v1(now, &mut batch, &mut late) };
         let settled = counts.and_then(|c| self.ledger.counted(now, c.dying));
         // A hybrid or partial view has no count; then the audit alone can tell.
         if counts.is_none_or(|c| c.dying > 0) {
@@ -229,11 +221,7 @@ impl ZombieMemcg {
     }
 
     fn watch(&mut self, id: u32) {
-        let Some(watch) = self
-            .watch
-            .as_mut()
-            .filter(|_| self.by_watch.len() < self.max_watches)
-        else {
+        let Some(watch) = self.watch.as_mut().filter(|_| self.by_watch.len() < self.max_watches) else {
             return;
         };
         let Ok(wd) = watch.add(&self.tree.fs_path(id)) else {
@@ -300,10 +288,7 @@ impl ZombieMemcg {
             let after = self.num_cgroups()?;
             let live = self.tree.len() as u64;
             if still && before == after && self.tree.left_out() == 0 {
-                return Some(Counts {
-                    live,
-                    dying: after.checked_sub(live)?,
-                });
+                return Some(Counts { live, dying: after.checked_sub(live)? });
             }
             if late() {
                 return None;
@@ -331,11 +316,7 @@ impl ZombieMemcg {
                     let stat = self.read_stat(child);
                     reads += 1;
                     below += stat.dying;
-                    if stat.dying > 0
-                        || self
-                            .tree
-                            .node(child)
-                            .is_some_and(|n| n.data.dying_below != Some(0))
+                    if stat.dying > 0 || self.tree.node(child).is_some_and(|n| n.data.dying_below != Some(0))
                     {
                         todo.push((child, stat));
                     }
@@ -346,10 +327,7 @@ impl ZombieMemcg {
                 node.data.dying_own = Some(stat.dying.saturating_sub(below));
             }
         }
-        root.known.then_some(Counts {
-            live: root.live + 1,
-            dying: root.dying,
-        })
+        root.known.then_some(Counts { live: root.live + 1, dying: root.dying })
     }
 
     fn read_stat(&mut self, id: u32) -> CgroupStat {
@@ -426,10 +404,7 @@ impl ZombieMemcg {
     fn holds_no_tasks(&mut self, id: u32) -> bool {
         id != 0
             && self.tree.read(id, SUBTREE_CONTROL, &mut self.buf) == Reading::Data
-            && self
-                .buf
-                .split(u8::is_ascii_whitespace)
-                .any(|word| word == b"memory")
+            && self.buf.split(u8::is_ascii_whitespace).any(|word| word == b"memory")
     }
 
     /// Nothing is dying, so nothing is pinned.
@@ -461,16 +436,14 @@ impl ZombieMemcg {
                 continue;
             }
             let mut row = batch.row(Subject::Cgroup(node.path.clone()));
-            row.gauge(f::SUSPECTED, suspected)
-                .gauge(f::EXACT, exact(p.watch.is_some()));
+            row.gauge(f::SUSPECTED, suspected).gauge(f::EXACT, exact(p.watch.is_some()));
             row.int(f::CREATIONS, p.creations).int(f::REMOVALS, p.removals);
             row.gauge(f::REMOVALS_10S, self.ledger.recent(id) as f64);
             if let Some(own) = p.dying_own.filter(|_| self.v2) {
                 row.gauge(f::DYING, own as f64);
             }
             if let Some(cache) = p.pinned {
-                row.gauge(f::PINNED_CACHE, cache.cache as f64)
-                    .gauge(f::PINNED_SHMEM, cache.shmem as f64);
+                row.gauge(f::PINNED_CACHE, cache.cache as f64).gauge(f::PINNED_SHMEM, cache.shmem as f64);
             }
             if let Some(example) = &p.example {
                 row.text(f::EXAMPLE, example.clone());
@@ -480,8 +453,7 @@ impl ZombieMemcg {
             }
         }
         let mut row = batch.row(Subject::Host);
-        row.int(f::CREATIONS, self.host.creations)
-            .int(f::REMOVALS, self.host.removals);
+        row.int(f::CREATIONS, self.host.creations).int(f::REMOVALS, self.host.removals);
         row.gauge(f::EXACT, exact(all_watched));
         if let Some(c) = counts {
             row.gauge(f::TOTAL, (c.live + c.dying) as f64);
@@ -510,13 +482,7 @@ pub(crate) struct CgroupStat {
 /// Parses `cgroup.stat`; counts of the memory controller replace those of all cgroups where the kernel has them.
 pub(crate) fn parse_cgroup_stat(bytes: &[u8]) -> CgroupStat {
     let get = |key: &[u8]| parse::value_of(bytes, key);
-    let live = get(b"nr_subsys_memory")
-        .map(|n| n.saturating_sub(1))
-        .or_else(|| get(b"nr_descendants"));
+    let live = get(b"nr_subsys_memory").map(|n| n.saturating_sub(1)).or_else(|| get(b"nr_descendants"));
     let dying = get(b"nr_dying_subsys_memory").or_else(|| get(b"nr_dying_descendants"));
-    CgroupStat {
-        known: dying.is_some(),
-        live: live.unwrap_or_default(),
-        dying: dying.unwrap_or_default(),
-    }
+    CgroupStat { known: dying.is_some(), live: live.unwrap_or_default(), dying: dying.unwrap_or_default() }
 }

@@ -24,19 +24,10 @@ const fn pages(name: &'static str, help: &'static str) -> Field {
 
 const FIELDS: &[Field] = &[
     pages("free", "free pages, all zones"),
-    pages(
-        "min",
-        "sum of the zones' min watermarks: below it tasks reclaim directly",
-    ),
+    pages("min", "sum of the zones' min watermarks: below it tasks reclaim directly"),
     pages("low", "sum of the zones' low watermarks: below it kswapd wakes"),
-    pages(
-        "high",
-        "sum of the zones' high watermarks: above it kswapd sleeps",
-    ),
-    pages(
-        "boost",
-        "what recent fragmentation has added to the watermarks; newer kernels",
-    ),
+    pages("high", "sum of the zones' high watermarks: above it kswapd sleeps"),
+    pages("boost", "what recent fragmentation has added to the watermarks; newer kernels"),
     pages("managed", "pages that the zones hand out"),
     Field::gauge(
         "free_over_low",
@@ -92,12 +83,7 @@ pub static COLLECTOR: Collector = Collector {
 
 fn build(roots: &Roots, _: &Settings) -> Result<Built, Unavailable> {
     let file = KeptFile::open(roots.proc("zoneinfo")).map_err(unavailable)?;
-    let state = Zoneinfo {
-        file,
-        buf: Buf::new(),
-        zones: Vec::new(),
-        stream: Arc::new(STREAM),
-    };
+    let state = Zoneinfo { file, buf: Buf::new(), zones: Vec::new(), stream: Arc::new(STREAM) };
     Ok(Built::Polled(Box::new(state)))
 }
 
@@ -111,8 +97,7 @@ struct Zoneinfo {
 impl Polled for Zoneinfo {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
         let zones = &mut self.zones;
-        self.file
-            .parse(&mut self.buf, |bytes| parse_zoneinfo(bytes, zones))?;
+        self.file.parse(&mut self.buf, |bytes| parse_zoneinfo(bytes, zones))?;
         let mut batch = pass.batch(&self.stream);
         let mut host = None::<Summary>;
         for node in zones.chunk_by(|a, b| a.node == b.node) {
@@ -159,10 +144,7 @@ impl ZoneKind {
     ];
 
     fn from_name(name: &[u8]) -> Option<ZoneKind> {
-        ZoneKind::ALL
-            .iter()
-            .find(|(_, n)| n.as_bytes() == name)
-            .map(|(kind, _)| *kind)
+        ZoneKind::ALL.iter().find(|(_, n)| n.as_bytes() == name).map(|(kind, _)| *kind)
     }
 
     /// The kernel's name, shared so that rows can carry it without a copy.
@@ -208,13 +190,8 @@ impl Zone {
     /// What an allocation that may use zones up to `highest` finds here.
     fn usable(&self, highest: &Zone) -> u64 {
         // Kernels that print only populated zones give no position; the last entry is the largest and thus safe.
-        let at = if highest.position < self.kinds {
-            highest.position
-        } else {
-            self.kinds.saturating_sub(1)
-        };
-        self.free
-            .saturating_sub(self.protection.get(at).copied().unwrap_or(0))
+        let at = if highest.position < self.kinds { highest.position } else { self.kinds.saturating_sub(1) };
+        self.free.saturating_sub(self.protection.get(at).copied().unwrap_or(0))
     }
 }
 
@@ -236,14 +213,9 @@ struct Summary {
 impl Summary {
     /// One node from its zones; `None` if it has no memory.
     fn of_node(zones: &[Zone]) -> Option<Summary> {
-        let populated = || {
-            zones
-                .iter()
-                .filter(|z| z.managed > 0 && z.kind != ZoneKind::Device)
-        };
-        let highest = populated()
-            .rfind(|z| z.kind < ZoneKind::Movable)
-            .or_else(|| populated().next_back())?;
+        let populated = || zones.iter().filter(|z| z.managed > 0 && z.kind != ZoneKind::Device);
+        let highest =
+            populated().rfind(|z| z.kind < ZoneKind::Movable).or_else(|| populated().next_back())?;
         let sum = |part: fn(&Zone) -> u64| populated().fold(0u64, |n, z| n.saturating_add(part(z)));
         let best = |mark: fn(&Zone) -> u64| {
             populated()
@@ -276,43 +248,26 @@ impl Summary {
             min: sum(self.min, other.min),
             low: sum(self.low, other.low),
             high: sum(self.high, other.high),
-            boost: self
-                .boost
-                .into_iter()
-                .chain(other.boost)
-                .reduce(u64::saturating_add),
+            boost: self.boost.into_iter().chain(other.boost).reduce(u64::saturating_add),
             managed: sum(self.managed, other.managed),
             free_over_low: best(self.free_over_low, other.free_over_low),
             free_over_min: best(self.free_over_min, other.free_over_min),
-            worst: self
-                .worst
-                .into_iter()
-                .chain(other.worst)
-                .min_by(|a, b| a.0.total_cmp(&b.0)),
+            worst: self.worst.into_iter().chain(other.worst).min_by(|a, b| a.0.total_cmp(&b.0)),
             unreclaimable: self.unreclaimable || other.unreclaimable,
         }
     }
 
     fn fill(&self, row: &mut Row<'_>) {
-        let pages = [
-            (FREE, self.free),
-            (MIN, self.min),
-            (LOW, self.low),
-            (HIGH, self.high),
-            (MANAGED, self.managed),
-        ];
+        let pages =
+            [(FREE, self.free), (MIN, self.min), (LOW, self.low), (HIGH, self.high), (MANAGED, self.managed)];
         for (field, value) in pages.into_iter().chain(self.boost.map(|b| (BOOST, b))) {
             row.gauge(field, value as f64);
         }
-        for (field, value) in [
-            (FREE_OVER_LOW, self.free_over_low),
-            (FREE_OVER_MIN, self.free_over_min),
-        ] {
+        for (field, value) in [(FREE_OVER_LOW, self.free_over_low), (FREE_OVER_MIN, self.free_over_min)] {
             row.gauge(field, value.unwrap_or(f64::NAN));
         }
         if let Some((ratio, kind)) = self.worst {
-            row.gauge(WORST_FREE_OVER_MIN, ratio)
-                .text(WORST_ZONE, kind.name());
+            row.gauge(WORST_FREE_OVER_MIN, ratio).text(WORST_ZONE, kind.name());
         }
         row.gauge(UNRECLAIMABLE, f64::from(u8::from(self.unreclaimable)));
     }
@@ -394,12 +349,7 @@ struct Draft {
 
 impl Draft {
     fn new(node: u32, kind: Option<ZoneKind>, position: usize) -> Draft {
-        Draft {
-            node,
-            kind,
-            position,
-            ..Draft::default()
-        }
+        Draft { node, kind, position, ..Draft::default() }
     }
 
     fn line(&mut self, number: usize, line: &[u8]) -> Result<(), Malformed> {
@@ -439,10 +389,7 @@ impl Draft {
     /// `(0, 3019, 4683, 4683)`.
     fn protection(&mut self, number: usize, list: &[u8]) -> Result<(), Malformed> {
         let wrong = || Malformed::expected(number, "(pages, pages, ...)", list);
-        let inner = list
-            .strip_prefix(b"(")
-            .and_then(|l| l.strip_suffix(b")"))
-            .ok_or_else(wrong)?;
+        let inner = list.strip_prefix(b"(").and_then(|l| l.strip_suffix(b")")).ok_or_else(wrong)?;
         self.kinds = 0;
         for part in inner.split(|b| *b == b',') {
             let place = self.protection.get_mut(self.kinds).ok_or_else(wrong)?;

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use whystall_event::{Batch, Stamp, Subject, SubjectKind};
 
 use crate::data::{Data, HostFacts, Recent};
+use crate::extents::{Extents, Prospects};
 use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
-use crate::judge::{Judge, source};
-use crate::script::{At, Conclusion, Ctx, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source};
+use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, source};
+use crate::script::{At, Conclusion, Ctx, Judged, Need, Numbers, Program, Rule, Sandbox, Scratch, Source};
 use crate::verdict::{Confidence, Verdict};
 use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};
 
@@ -79,6 +80,7 @@ pub struct Engine {
     rules: Vec<Active>,
     incidents: Incidents,
     scratch: Scratch,
+    extents: Extents,
     problems: Vec<Problem>,
     pending: Vec<Verdict>,
     now: Stamp,
@@ -98,6 +100,8 @@ struct Instance {
     kind: SubjectKind,
     ids: Rc<Vec<Option<WindowId>>>,
     enter: Option<Program>,
+    /// What `enter` needs, if it is lowered.
+    needs: Vec<Need>,
     leave: Leave,
     findings: BTreeMap<Subject, Finding>,
     flaps: BTreeMap<Subject, (u64, u32)>,
@@ -133,6 +137,7 @@ impl Engine {
             rules: Vec::new(),
             incidents: Incidents::default(),
             scratch: Scratch::default(),
+            extents: Extents::default(),
             problems: Vec::new(),
             pending: Vec::new(),
             now: Stamp::default(),
@@ -176,7 +181,8 @@ impl Engine {
                 (true, None) => Leave::Script,
             };
             let enter = rule.lowered_enter(kind);
-            instances.push(Instance { kind, ids, enter, leave, findings, flaps });
+            let needs = enter.as_ref().map(Program::needs).unwrap_or_default();
+            instances.push(Instance { kind, ids, enter, needs, leave, findings, flaps });
         }
         for inst in kept {
             self.drop_instance(&rule.manifest.id, inst);
@@ -245,6 +251,7 @@ impl Engine {
             }
             windows.tick(now);
         }
+        self.extents.expire();
         let mut out = std::mem::take(&mut self.pending);
         for i in 0..self.rules.len() {
             if self.rules[i].suspended_until > now.boot_ns {
@@ -289,7 +296,7 @@ impl Engine {
 
     /// Judges one rule for one kind of subject. Returns what changed and, if the rule failed, why.
     fn judge(&mut self, rule: usize, instance: usize) -> (Vec<Change>, Option<String>) {
-        let Engine { data, sandbox, rules, scratch, now, .. } = self;
+        let Engine { data, sandbox, rules, scratch, extents, now, .. } = self;
         let active = &mut rules[rule];
         let rule = &active.rule;
         let inst = &mut active.instances[instance];
@@ -357,8 +364,9 @@ impl Engine {
         }
 
         // Then every other subject whose condition holds.
-        let wake = rule.manifest.wake.map(|i| sources[i]);
-        for row in judge.candidates(inst.enter.as_ref(), wake, table) {
+        let wake = rule.manifest.wake;
+        let prospects = Prospects::new(&inst.needs, wake, &sources, &inst.ids, extents);
+        for row in judge.candidates(inst.enter.as_ref(), wake.map(|i| sources[i]), &prospects, table) {
             let Some(subject) = table.subject(row) else { continue };
             if inst.findings.contains_key(subject) || inst.findings.len() >= MAX_FINDINGS {
                 continue;
@@ -371,8 +379,13 @@ impl Engine {
         }
 
         let mut failed = judge.failed.take();
+        let mut verdict_failed: Option<String> = None;
         for (subject, first) in to_conclude {
             let Some(row) = table.row(&subject) else { continue };
+            let later = judge.spent() > SCRIPT_OPERATIONS_A_TICK;
+            if later && !first {
+                continue;
+            }
             let numbers: Vec<Numbers> = sources.iter().map(|s| s.at(row as usize)).collect();
             let Some(f) = inst.findings.get_mut(&subject) else { continue };
             let ctx = Ctx {
@@ -382,18 +395,23 @@ impl Engine {
                 subject: subject.clone(),
                 now_ns: now.boot_ns,
             };
-            let conclusion = match rule.conclude(sandbox, &subject, numbers, ctx) {
-                Ok(c) => c,
-                Err(why) => {
-                    failed.get_or_insert(format!("`verdict` failed: {why}"));
-                    // The condition is true whatever the conclusion's fate: tell it with what is certain.
-                    let mut c = Conclusion::new(&rule.manifest.id, Confidence::Low);
-                    c.summary = format!("{} (its verdict failed: {why})", rule.manifest.title);
-                    c
-                }
+            let conclusion = match &verdict_failed {
+                Some(why) => Err(why.clone()),
+                // The tick has no time left: what is certain is told now, the rest with one of the next ticks.
+                None if later => Ok(provisional(rule, String::new())),
+                None => rule.conclude(sandbox, &subject, numbers, ctx),
             };
-            f.concluded_ns = now.boot_ns;
-            f.conclusions += 1;
+            let conclusion = conclusion.unwrap_or_else(|why| {
+                failed.get_or_insert_with(|| format!("`verdict` failed: {why}"));
+                // The condition is true whatever the conclusion's fate: tell it with what is certain.
+                let c = provisional(rule, format!(" (its verdict failed: {why})"));
+                verdict_failed.get_or_insert(why);
+                c
+            });
+            if !later {
+                f.concluded_ns = now.boot_ns;
+                f.conclusions += 1;
+            }
             f.conclusion = Some(conclusion.clone());
             if first {
                 let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
@@ -445,6 +463,13 @@ impl Engine {
     pub fn overflow(&self) -> u64 {
         self.incidents.overflow
     }
+}
+
+/// What a finding is told with while its rule's `verdict` has not said more.
+fn provisional(rule: &Rule, why: String) -> Conclusion {
+    let mut c = Conclusion::new(&rule.manifest.id, Confidence::Low);
+    c.summary = format!("{}{why}", rule.manifest.title);
+    c
 }
 
 fn opposite(j: &Judged) -> Judged {

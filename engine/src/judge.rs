@@ -4,11 +4,13 @@ use std::rc::Rc;
 
 use whystall_event::Subject;
 
-use crate::script::{At, Judged, LANES, Numbers, Program, Rule, Sandbox, Scratch, Source, Take};
+use crate::extents::Prospects;
+use crate::script::{At, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source, Take};
+use crate::subjects::SubjectTable;
 use crate::window::{WindowId, Windows};
 
 /// Operations that all calls into one rule's script may use in a tick.
-const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
+pub(crate) const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
 
 /// One rule's evaluation within a tick.
 pub(crate) struct Judge<'a> {
@@ -16,7 +18,8 @@ pub(crate) struct Judge<'a> {
     sandbox: &'a Rc<Sandbox>,
     sources: &'a [Source<'a>],
     scratch: &'a mut Scratch,
-    spent: u64,
+    /// The sandbox's count when the tick began.
+    began: u64,
     pub(crate) failed: Option<String>,
 }
 
@@ -27,7 +30,12 @@ impl<'a> Judge<'a> {
         sources: &'a [Source<'a>],
         scratch: &'a mut Scratch,
     ) -> Judge<'a> {
-        Judge { rule, sandbox, sources, scratch, spent: 0, failed: None }
+        Judge { rule, sandbox, sources, scratch, began: sandbox.operations(), failed: None }
+    }
+
+    /// Operations that the rule's scripts have used in this tick.
+    pub(crate) fn spent(&self) -> u64 {
+        self.sandbox.operations() - self.began
     }
 
     pub(crate) fn lowered(&mut self, p: &Program, row: u32) -> Judged {
@@ -45,53 +53,41 @@ impl<'a> Judge<'a> {
         if self.failed.is_some() {
             return Judged::Unknown;
         }
-        if self.spent > SCRIPT_OPERATIONS_A_TICK {
+        if self.spent() > SCRIPT_OPERATIONS_A_TICK {
             self.failed =
                 Some("its scripts used more operations than a tick may cost; give it a `wake` window".into());
             return Judged::Unknown;
         }
         let numbers = self.sources.iter().map(|s| s.at(row as usize)).collect();
         let judged = self.rule.judge(self.sandbox, name, subject, numbers);
-        self.spent += self.sandbox.operations();
         if let Judged::Failed(why) = &judged {
             self.failed = Some(format!("`{name}` failed: {why}"));
         }
         judged
     }
 
-    /// Rows whose `enter` is true.
+    /// Rows whose `enter` is true and whose window `wake` is not zero.
     pub(crate) fn candidates(
         &mut self,
         enter: Option<&Program>,
         wake: Option<Source<'_>>,
-        table: &crate::subjects::SubjectTable,
+        prospects: &Prospects<'_>,
+        table: &SubjectTable,
     ) -> Vec<u32> {
         let mut out = Vec::new();
-        let n = table.len();
         let awake = |row: usize| wake.is_none_or(|w| w.at(row).value.abs() > 0.0);
         let mut from = 0;
-        while from < n {
-            let lanes = LANES.min(n - from);
-            if let Some(Source::Columns { value, .. }) = wake {
-                let end = (from + lanes).min(value.len());
-                if !value.get(from..end).is_some_and(|v| v.iter().any(|x| x.abs() > 0.0)) {
-                    from += lanes;
-                    continue;
-                }
-            }
+        while let Some(rows) = prospects.next(from, table.len()) {
+            from = rows.end;
             match enter {
                 Some(p) => {
-                    let result = p.run(self.sources, from, lanes, self.scratch);
-                    if result.contains(&1.0) {
-                        for (i, x) in result.iter().enumerate() {
-                            if *x == 1.0 && awake(from + i) {
-                                out.push((from + i) as u32);
-                            }
-                        }
-                    }
+                    let result = p.run(self.sources, rows.start, rows.len(), self.scratch);
+                    out.extend(
+                        rows.zip(result).filter(|(i, x)| **x == 1.0 && awake(*i)).map(|(i, _)| i as u32),
+                    );
                 }
                 None => {
-                    for row in from..from + lanes {
+                    for row in rows {
                         if awake(row)
                             && let Some(subject) = table.subject(row as u32)
                             && self.script("enter", row as u32, subject) == Judged::True
@@ -101,7 +97,6 @@ impl<'a> Judge<'a> {
                     }
                 }
             }
-            from += lanes;
         }
         out.retain(|r| table.subject(*r).is_some() && !table.is_gone(*r));
         out

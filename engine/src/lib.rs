@@ -5,6 +5,7 @@
 
 mod data;
 mod engine;
+mod extents;
 mod finding;
 mod incident;
 mod judge;

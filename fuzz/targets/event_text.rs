@@ -10,19 +10,12 @@ fuzz_target!(|bytes: &[u8]| {
 
     let escaped = text::escape(&raw);
     assert_eq!(text::escape(&escaped), escaped, "escaping twice changes nothing");
-    assert!(
-        !escaped.chars().any(char::is_control),
-        "no control character is left"
-    );
+    assert!(!escaped.chars().any(char::is_control), "no control character is left");
     assert!(text::shorten(&raw, 16).chars().count() <= 16);
 
     if let Ok(subject) = raw.parse::<Subject>() {
         let shown = subject.to_string();
-        assert_eq!(
-            shown.parse::<Subject>().as_ref(),
-            Ok(&subject),
-            "a subject's text form reads back"
-        );
+        assert_eq!(shown.parse::<Subject>().as_ref(), Ok(&subject), "a subject's text form reads back");
         if let Some(parent) = subject.parent() {
             assert!(parent.contains(&subject));
         }
@@ -30,10 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
 
     if let Ok(ns) = parse_duration(&raw) {
         let shown = format_duration(ns);
-        assert!(
-            parse_duration(&shown).is_ok(),
-            "{shown}, shown for {ns} ns, reads back"
-        );
+        assert!(parse_duration(&shown).is_ok(), "{shown}, shown for {ns} ns, reads back");
     }
 
     if let Some((stream, field)) = split_field(&raw) {

@@ -21,6 +21,7 @@ pub const ALL: &[Builtin] = &[
     builtin!("memory/compaction_stall.rhai"),
     builtin!("memory/zombie_memcg_growth.rhai"),
     builtin!("memory/oom_kill.rhai"),
+    builtin!("cpu/not_scheduling.rhai"),
     builtin!("cpu/sched_delay.rhai"),
     builtin!("net/softirq_starvation.rhai"),
     builtin!("kernel/lockup.rhai"),

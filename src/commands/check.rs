@@ -44,7 +44,8 @@ pub(super) fn check(args: &Check) -> Result {
         summary.files += 1;
         checked(path, &mut diagnostics)?;
     }
-    let files = if args.paths.is_empty() { context::rule_files(&config, &[], true)? } else { files_of(&others)? };
+    let files =
+        if args.paths.is_empty() { context::rule_files(&config, &[], true)? } else { files_of(&others)? };
     if !files.is_empty() {
         summary.files += files.len();
         // What is wrong with collectors' settings was told with the config; the rules are checked all the same.
@@ -122,7 +123,9 @@ pub(super) fn files_of(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>> {
             }
             files.extend(found);
         } else {
-            files.push(rule_files::read(path, Layer::User).map_err(|e| usage(format!("{}: {e}", path.display())))?);
+            files.push(
+                rule_files::read(path, Layer::User).map_err(|e| usage(format!("{}: {e}", path.display())))?,
+            );
         }
     }
     Ok(files)
@@ -142,7 +145,12 @@ fn text<'a>(shown: impl Iterator<Item = &'a Diagnostic>, s: Summary, style: Styl
         let _ = writeln!(out, "{level}:{rest}");
     }
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    let mut line = format!("{} checked: {}, {}", count(s.files, "file"), count(s.errors, "error"), count(s.warnings, "warning"));
+    let mut line = format!(
+        "{} checked: {}, {}",
+        count(s.files, "file"),
+        count(s.errors, "error"),
+        count(s.warnings, "warning")
+    );
     if s.notes > 0 {
         let _ = write!(line, ", {}", count(s.notes, "note"));
     }

@@ -47,10 +47,15 @@ pub(crate) fn fitting(set: RuleSet, config: &Config) -> Result<RuleSet> {
 pub(crate) fn rule_files(config: &Config, dirs: &[PathBuf], builtin: bool) -> Result<Vec<RuleFile>> {
     let mut files = if builtin { rule_files::builtin() } else { Vec::new() };
     for dir in config.rules_dirs.iter().flatten().filter(|d| d.exists()) {
-        files.extend(rule_files::read_dir(dir, Layer::User).with_context(|| format!("rules of {}", dir.display()))?);
+        files.extend(
+            rule_files::read_dir(dir, Layer::User).with_context(|| format!("rules of {}", dir.display()))?,
+        );
     }
     for dir in dirs {
-        files.extend(rule_files::read_dir(dir, Layer::User).map_err(|e| Error::Usage(anyhow::anyhow!("--rules: {e}")))?);
+        files.extend(
+            rule_files::read_dir(dir, Layer::User)
+                .map_err(|e| Error::Usage(anyhow::anyhow!("--rules: {e}")))?,
+        );
     }
     Ok(files)
 }

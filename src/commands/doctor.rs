@@ -14,7 +14,7 @@ use super::{Outcome, Result, colours, context, print, print_json};
 use crate::cli::{Doctor, Output};
 use crate::daemon::rule_set::{Choice, RuleSet, lacking};
 use crate::daemon::sources::Entry;
-use crate::daemon::{facts, signals};
+use crate::daemon::{facts, limits};
 use crate::render::{Style, Table, wrap};
 
 /// The time that a pass may take.
@@ -79,7 +79,7 @@ struct Rule {
 
 pub(super) fn doctor(args: &Doctor) -> Result {
     let config = context::config(None)?;
-    signals::raise_open_files();
+    limits::prepare();
     let (entries, schema) = context::host(&config)?;
     let files = context::rule_files(&config, &[], true)?;
     let set = RuleSet::load(files, &Sandbox::new(), &schema, Choice { config: &config, only_served: true });
@@ -105,7 +105,8 @@ pub(super) fn doctor(args: &Doctor) -> Result {
 fn broken(set: &RuleSet) -> Vec<String> {
     let mut errors: Vec<&Diagnostic> = set.diagnostics.iter().filter(|d| d.level == Level::Error).collect();
     errors.dedup_by(|b, a| a.file == b.file);
-    let first = |d: &&Diagnostic| format!("{} does not load: {} (`whystall check` shows all)", d.file, d.message);
+    let first =
+        |d: &&Diagnostic| format!("{} does not load: {} (`whystall check` shows all)", d.file, d.message);
     errors.iter().map(first).collect()
 }
 
@@ -164,7 +165,8 @@ fn host(f: HostFacts, roots: &Roots) -> Host {
         memory_cgroup_mount: f.memory_cgroup_mount,
         // With PSI off some kernels have the file and refuse to read it.
         psi: std::fs::read(roots.proc("pressure/memory")).is_ok(),
-        root: field(&status, "Uid:").and_then(|ids| ids.split_whitespace().nth(1).map(|u| u == "0")) == Some(true),
+        root: field(&status, "Uid:").and_then(|ids| ids.split_whitespace().nth(1).map(|u| u == "0"))
+            == Some(true),
         capabilities: names(have),
         lacking_capabilities: names(lack),
     }
@@ -185,7 +187,10 @@ fn text(r: &Report, style: Style) -> String {
     let mut table = Table::plain();
     let mut fact = |name: &str, value: String| table.row([name.to_string(), value]);
     fact("host", format!("{}, kernel {}, {} CPUs", escape(&h.name), escape(&h.kernel), h.cpus));
-    fact("cgroups", format!("memory controller on {} at {}", h.memory_cgroup, escape(&h.memory_cgroup_mount)));
+    fact(
+        "cgroups",
+        format!("memory controller on {} at {}", h.memory_cgroup, escape(&h.memory_cgroup_mount)),
+    );
     fact("PSI", if h.psi { "on".into() } else { "off (boot with psi=1 if the kernel has it)".into() });
     let who = if h.root { "root" } else { "not root" };
     let lack = match h.lacking_capabilities[..] {
@@ -203,7 +208,11 @@ fn text(r: &Report, style: Style) -> String {
             _ => String::new(),
         };
         let why = c.why.as_deref().map(escape).unwrap_or_default();
-        table.row([escape(&c.name).into_owned(), c.state.into(), format!("{pass}{}{why}", if pass.is_empty() || why.is_empty() { "" } else { ": " })]);
+        table.row([
+            escape(&c.name).into_owned(),
+            c.state.into(),
+            format!("{pass}{}{why}", if pass.is_empty() || why.is_empty() { "" } else { ": " }),
+        ]);
         if let Some(remedy) = &c.remedy {
             table.row([String::new(), String::new(), format!("-> {}", escape(remedy))]);
         }
@@ -236,7 +245,8 @@ mod tests {
     fn status_is_read() {
         let status = "Name:\tx\nUid:\t1000\t0\t0\t0\nCapEff:\t000000c000200004\n";
         let caps = effective(status);
-        let have: Vec<&str> = CAPABILITIES.iter().filter(|(b, _)| caps & (1 << b) != 0).map(|(_, n)| *n).collect();
+        let have: Vec<&str> =
+            CAPABILITIES.iter().filter(|(b, _)| caps & (1 << b) != 0).map(|(_, n)| *n).collect();
         assert_eq!(have, ["CAP_DAC_READ_SEARCH", "CAP_SYS_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
         assert_eq!(effective("nonsense"), 0);
     }

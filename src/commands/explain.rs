@@ -60,7 +60,12 @@ fn about_code(c: Code, style: Style) -> String {
         Level::Warning => "warning: the rule is loaded",
         Level::Note => "note",
     };
-    format!("{} {}\n\n{}\n\n{level}\n", style.bold(c.name()), style.bold(c.title()), wrap(c.page(), 80).join("\n"))
+    format!(
+        "{} {}\n\n{}\n\n{level}\n",
+        style.bold(c.name()),
+        style.bold(c.title()),
+        wrap(c.page(), 80).join("\n")
+    )
 }
 
 fn about_cause(cause: &str, rules: &[&&Rc<Rule>], style: Style) -> String {

@@ -13,7 +13,7 @@ use whystall_event::{Batch, Field, FieldKind, Stream, Unit};
 use super::{Outcome, Result, context, print, say};
 use crate::cli::Fields;
 use crate::config::Glob;
-use crate::daemon::{signals, sources};
+use crate::daemon::{limits, sources};
 use crate::render::Table;
 
 /// Rounds of all collectors, and the time between them.
@@ -37,7 +37,7 @@ type Live = BTreeMap<String, Seen>;
 
 pub(super) fn fields(args: &Fields) -> Result {
     let config = context::config(None)?;
-    signals::raise_open_files();
+    limits::prepare();
     let (mut entries, schema) = context::host(&config)?;
     let wanted = matcher(args.pattern.as_deref());
     let any = schema.field_names().iter().any(|f| wanted(f));
@@ -170,7 +170,9 @@ mod tests {
 
     #[test]
     fn patterns_are_parts_or_globs() {
-        let check = |pattern: Option<&str>, name: &str, expected: bool| assert_eq!(matcher(pattern)(name), expected, "{pattern:?} {name}");
+        let check = |pattern: Option<&str>, name: &str, expected: bool| {
+            assert_eq!(matcher(pattern)(name), expected, "{pattern:?} {name}")
+        };
         check(None, "a.b", true);
         check(Some("stat.pg"), "vmstat.pgscan", true);
         check(Some("vmstat.pg*"), "vmstat.pgscan", true);
@@ -181,7 +183,8 @@ mod tests {
     fn counters_are_rates_and_one_reading_is_none() {
         let source = Source { name: "s".into(), streams: vec![], interval_ns: 0, missing: None };
         let field = Field::counter("x", Unit::Time, "");
-        let mut seen = Seen { subject: "host".into(), first: (0, 0.0), last: (2_000_000_000, 1e9), text: None };
+        let mut seen =
+            Seen { subject: "host".into(), first: (0, 0.0), last: (2_000_000_000, 1e9), text: None };
         assert_eq!(now(&source, &field, Some(&seen)), "500 ms/s");
         seen.last.0 = 0;
         assert_eq!(now(&source, &field, Some(&seen)), "-");

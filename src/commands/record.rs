@@ -14,8 +14,8 @@ use whystall_event::{Batch, format_duration};
 
 use super::{Outcome, Result, context, print, say, usage};
 use crate::cli::Record;
-use crate::daemon::signals::{self, Signals, Wake};
-use crate::daemon::{facts, sources};
+use crate::daemon::signals::{Signals, Wake};
+use crate::daemon::{facts, limits, sources};
 use crate::recording::json::JsonWriter;
 use crate::recording::{self, Header, WriteError, Writer};
 
@@ -38,12 +38,17 @@ struct Done {
 pub(super) fn record(args: &Record) -> Result {
     let config = context::config(args.config.as_deref())?;
     let mut signals = Signals::new(false)?;
-    signals::raise_open_files();
+    limits::prepare();
     let (entries, _) = context::host(&config)?;
     let works = entries.iter().filter(|e| e.built.is_ok()).count();
     let roots = Roots::default();
     let facts = facts::read(&roots);
-    let header = Header { host: facts.host, kernel: facts.kernel, start: clock::now(), interval_ns: config.interval_ns };
+    let header = Header {
+        host: facts.host,
+        kernel: facts.kernel,
+        start: clock::now(),
+        interval_ns: config.interval_ns,
+    };
     let path = &args.output;
     let sink = Sink::create(path, &header).map_err(|e| usage(format!("{}: {e}", path.display())))?;
     let (jobs, interval) = (sources::jobs(entries, &roots), sources::tick(&config));
@@ -120,7 +125,11 @@ impl Sink {
         };
         let stuck = runner.stop(STOP_WITHIN);
         if !stuck.is_empty() {
-            say(&format!("these collectors did not end within {}: {}", format_duration(sources::nanos(STOP_WITHIN)), stuck.join(", ")));
+            say(&format!(
+                "these collectors did not end within {}: {}",
+                format_duration(sources::nanos(STOP_WITHIN)),
+                stuck.join(", ")
+            ));
         }
         self.end(result)
     }
@@ -131,12 +140,16 @@ impl Sink {
                 let before = w.written();
                 match w.finish() {
                     Ok((_, w)) => Done { events: w.rows, bytes: w.bytes, result },
-                    Err(e) => Done { events: before.rows, bytes: before.bytes, result: result.and(Err(e.into())) },
+                    Err(e) => {
+                        Done { events: before.rows, bytes: before.bytes, result: result.and(Err(e.into())) }
+                    }
                 }
             }
             Sink::Json(w) => {
                 let events = w.rows();
-                let end = w.finish().and_then(|out| out.into_inner().map_err(io::IntoInnerError::into_error)?.metadata());
+                let end = w
+                    .finish()
+                    .and_then(|out| out.into_inner().map_err(io::IntoInnerError::into_error)?.metadata());
                 match end {
                     Ok(meta) => Done { events, bytes: meta.len(), result },
                     Err(e) => Done { events, bytes: 0, result: result.and(Err(e.into())) },

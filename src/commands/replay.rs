@@ -12,8 +12,8 @@ use whystall_collectors::Roots;
 use whystall_engine::script::{Level, Rule, Sandbox};
 use whystall_engine::verdict::Verdict;
 use whystall_engine::{HostFacts, Tick};
-use whystall_event::text::escape;
 use whystall_event::Stream;
+use whystall_event::text::escape;
 
 use super::run::form;
 use super::{Error, Outcome, Result, context, print, print_json, say, usage};
@@ -250,7 +250,13 @@ fn difference_text(rules: &[RuleDifference]) -> String {
     for r in rules {
         for (sign, list) in [('-', &r.only_before), ('+', &r.only_after)] {
             for f in list.iter().take(NAMED) {
-                let _ = writeln!(out, "{sign} {}  {}  {}", escape(&r.rule), escape(&f.started_at), escape(&f.subject));
+                let _ = writeln!(
+                    out,
+                    "{sign} {}  {}  {}",
+                    escape(&r.rule),
+                    escape(&f.started_at),
+                    escape(&f.subject)
+                );
             }
             if list.len() > NAMED {
                 let _ = writeln!(out, "{sign} {}  and {} more", escape(&r.rule), list.len() - NAMED);
@@ -277,7 +283,10 @@ mod tests {
             }
             f
         };
-        let rules = compare(&found(&[("a.x", "host"), ("a.y", "cpu:1")]), &found(&[("a.x", "host"), ("a.y", "cpu:2\n")]));
+        let rules = compare(
+            &found(&[("a.x", "host"), ("a.y", "cpu:1")]),
+            &found(&[("a.x", "host"), ("a.y", "cpu:2\n")]),
+        );
         insta::assert_snapshot!(difference_text(&rules), @r"
         RULE  BEFORE  AFTER  CHANGE
         a.x   1       1      none

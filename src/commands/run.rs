@@ -7,7 +7,7 @@ use crate::cli::{Output, Run};
 use crate::daemon::output::Form;
 use crate::daemon::run::{self, Plan, RunError};
 use crate::daemon::signals::{self, Signals};
-use crate::daemon::{facts, sources};
+use crate::daemon::{facts, limits, sources};
 use crate::render::Style;
 
 /// Collectors that are named when they cannot work; the others are counted.
@@ -18,10 +18,13 @@ pub(super) fn run(args: &Run) -> Result {
     let files = context::rule_files(&config, &args.rules.rules, !args.rules.no_builtin_rules)?;
     // Before any thread starts, so that no signal is lost.
     let mut signals = Signals::new(signals::stdout_can_close())?;
-    signals::raise_open_files();
+    limits::prepare();
     let (entries, schema) = context::host(&config)?;
-    let blind: Vec<String> =
-        entries.iter().filter(|e| !e.off).filter_map(|e| Some(format!("{}: {}", e.name, e.missing()?))).collect();
+    let blind: Vec<String> = entries
+        .iter()
+        .filter(|e| !e.off)
+        .filter_map(|e| Some(format!("{}: {}", e.name, e.missing()?)))
+        .collect();
     let roots = Roots::default();
     let form = form(args.output);
     let works = entries.iter().filter(|e| e.built.is_ok()).count();
@@ -36,12 +39,14 @@ pub(super) fn run(args: &Run) -> Result {
         duration: args.duration,
     };
     let about = format!("{works} collectors");
-    let mut notes: Vec<String> = blind.iter().take(NAMED).map(|b| format!("cannot see {b}")).collect();
+    let mut notes: Vec<String> = blind.iter().take(NAMED).map(|b| format!("without {b}")).collect();
     if blind.len() > NAMED {
-        notes.push(format!("cannot see {} more; `whystall doctor` says why", blind.len() - NAMED));
+        notes.push(format!("without {} more; `whystall doctor` says why", blind.len() - NAMED));
     }
     if receivers > 0 {
-        notes.push(format!("warning: the config has {receivers} receivers, and this version delivers to standard output only"));
+        notes.push(format!(
+            "warning: the config has {receivers} receivers, and this version delivers to standard output only"
+        ));
     }
     match run::run(plan, &mut signals, &about, &notes) {
         Ok(()) => Ok(Outcome::Fine),

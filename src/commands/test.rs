@@ -34,11 +34,11 @@ struct Summary {
 pub(super) fn test(args: &Test) -> Result {
     let config = context::config(None)?;
     let (_, schema) = context::host(&config)?;
-    let files =
-        if args.paths.is_empty() { rule_files::builtin() } else { check::files_of(&args.paths)? };
+    let files = if args.paths.is_empty() { rule_files::builtin() } else { check::files_of(&args.paths)? };
     let sandbox = Rc::new(Sandbox::new());
     // Tests hold for a rule as it is written, whatever this host lacks and the config changes.
-    let set = RuleSet::load(files, &sandbox, &schema, Choice { config: &Config::default(), only_served: false });
+    let set =
+        RuleSet::load(files, &sandbox, &schema, Choice { config: &Config::default(), only_served: false });
     let errors: Vec<Diagnostic> = set.diagnostics.into_iter().filter(|d| d.level == Level::Error).collect();
     let tests: Vec<TestOutcome> =
         set.running.iter().flat_map(|l| run_tests(&l.rule, &l.file.text, &sandbox, &schema)).collect();
@@ -63,13 +63,15 @@ fn text(tests: &[TestOutcome], errors: &[Diagnostic], s: Summary, style: Style) 
         let result = if t.failures.is_empty() { style.green("ok") } else { style.red("FAILED") };
         let _ = writeln!(out, "{} {} ... {result}", escape(&t.rule), escape(&t.test));
         for (place, what) in &t.failures {
-            let at = if place.line == 0 { String::new() } else { format!(":{}:{}", place.line, place.column) };
+            let at =
+                if place.line == 0 { String::new() } else { format!(":{}:{}", place.line, place.column) };
             let _ = writeln!(out, "  {}{at}: {}", escape(&t.file), escape(what));
         }
     }
     let mut line = format!("{} passed, {} failed", s.passed, s.failed);
     if s.errors > 0 {
-        let _ = write!(line, ", {} file{} could not be loaded", s.errors, if s.errors == 1 { "" } else { "s" });
+        let _ =
+            write!(line, ", {} file{} could not be loaded", s.errors, if s.errors == 1 { "" } else { "s" });
     }
     line = if s.failed + s.errors > 0 { style.red(&line) } else { style.green(&line) };
     out.push_str(&line);
@@ -79,7 +81,8 @@ fn text(tests: &[TestOutcome], errors: &[Diagnostic], s: Summary, style: Style) 
 
 /// JUnit XML: a suite for each file, a case for each test; a file that cannot be loaded is a case with an error.
 fn junit(tests: &[TestOutcome], errors: &[Diagnostic]) -> String {
-    let mut files: Vec<&str> = errors.iter().map(|d| d.file.as_str()).chain(tests.iter().map(|t| t.file.as_str())).collect();
+    let mut files: Vec<&str> =
+        errors.iter().map(|d| d.file.as_str()).chain(tests.iter().map(|t| t.file.as_str())).collect();
     files.dedup();
     let mut body = String::new();
     let (mut all, mut failed, mut broken) = (0, 0, 0);
@@ -98,7 +101,12 @@ fn junit(tests: &[TestOutcome], errors: &[Diagnostic]) -> String {
             let what: Vec<String> = wrong.iter().map(|d| d.to_string()).collect();
             let first = format!("{}: {}", wrong[0].code, wrong[0].message);
             let _ = writeln!(body, "    <testcase classname=\"{0}\" name=\"load\" file=\"{0}\">", xml(file));
-            let _ = writeln!(body, "      <error message=\"{}\">{}</error>", xml(&first), xml_lines(&what.concat()));
+            let _ = writeln!(
+                body,
+                "      <error message=\"{}\">{}</error>",
+                xml(&first),
+                xml_lines(&what.concat())
+            );
             let _ = writeln!(body, "    </testcase>");
         }
         for t in &here {
@@ -113,9 +121,17 @@ fn junit(tests: &[TestOutcome], errors: &[Diagnostic]) -> String {
                 body.push_str("/>\n");
                 continue;
             };
-            let lines: Vec<String> =
-                t.failures.iter().map(|(p, what)| format!("{}:{}:{}: {what}", t.file, p.line, p.column)).collect();
-            let _ = writeln!(body, ">\n      <failure message=\"{}\">{}</failure>", xml(first), xml_lines(&lines.join("\n")));
+            let lines: Vec<String> = t
+                .failures
+                .iter()
+                .map(|(p, what)| format!("{}:{}:{}: {what}", t.file, p.line, p.column))
+                .collect();
+            let _ = writeln!(
+                body,
+                ">\n      <failure message=\"{}\">{}</failure>",
+                xml(first),
+                xml_lines(&lines.join("\n"))
+            );
             body.push_str("    </testcase>\n");
         }
         body.push_str("  </testsuite>\n");
@@ -164,8 +180,10 @@ mod tests {
             file: "dir/<a>&\"b\".rhai".into(),
             failures,
         };
-        let tests =
-            [outcome("test_ok", vec![]), outcome("test_bad", vec![(Place { line: 3, column: 4 }, "<x> & \x1b]]>".into())])];
+        let tests = [
+            outcome("test_ok", vec![]),
+            outcome("test_bad", vec![(Place { line: 3, column: 4 }, "<x> & \x1b]]>".into())]),
+        ];
         insta::assert_snapshot!(junit(&tests, &[]), @r#"
         <?xml version="1.0" encoding="UTF-8"?>
         <testsuites name="whystall" tests="2" failures="1" errors="0">

@@ -25,20 +25,14 @@ pub struct Source {
 impl Source {
     /// `origin` is a path, or what stands for it.
     pub fn new(origin: &str, text: &str) -> Source {
-        Source {
-            origin: origin.into(),
-            text: text.into(),
-        }
+        Source { origin: origin.into(), text: text.into() }
     }
 
     /// The place of a byte; the end of the text if it is beyond.
     pub fn position(&self, byte: usize) -> Position {
         let before = self.text.get(..byte).unwrap_or(&self.text);
         let line_start = before.rfind('\n').map_or(0, |i| i + 1);
-        Position {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-        }
+        Position { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
     }
 
     /// A problem with the text of `span`. A span over several lines is marked on its first.
@@ -46,13 +40,7 @@ impl Source {
         let Position { line, column } = self.position(span.start);
         let marked = self.text.get(span).unwrap_or_default();
         let length = marked.lines().next().map_or(1, |l| l.chars().count()).max(1);
-        Problem {
-            line,
-            column,
-            length,
-            message: message.into(),
-            help: None,
-        }
+        Problem { line, column, length, message: message.into(), help: None }
     }
 }
 
@@ -100,19 +88,10 @@ impl fmt::Display for ConfigError {
             }
             let gutter = p.line.to_string().len();
             writeln!(f, "error: {}", escape(&p.message))?;
-            writeln!(
-                f,
-                "{:gutter$}--> {}:{}:{}",
-                "",
-                escape(&self.source.origin),
-                p.line,
-                p.column
-            )?;
+            writeln!(f, "{:gutter$}--> {}:{}:{}", "", escape(&self.source.origin), p.line, p.column)?;
             writeln!(f, "{:gutter$} |", "")?;
-            let (shown, skip, mark) = excerpt(
-                lines.get(p.line.saturating_sub(1)).copied().unwrap_or_default(),
-                p,
-            );
+            let (shown, skip, mark) =
+                excerpt(lines.get(p.line.saturating_sub(1)).copied().unwrap_or_default(), p);
             writeln!(f, "{} | {shown}", p.line)?;
             write!(f, "{:gutter$} | {:skip$}{:^<mark$}", "", "", "")?;
             if let Some(help) = &p.help {
@@ -127,11 +106,7 @@ impl fmt::Display for ConfigError {
 fn excerpt(line: &str, p: &Problem) -> (String, usize, usize) {
     const WIDEST: usize = 140;
     let first = p.column.saturating_sub(1);
-    let from = if first + p.length.min(40) > WIDEST {
-        first.saturating_sub(20)
-    } else {
-        0
-    };
+    let from = if first + p.length.min(40) > WIDEST { first.saturating_sub(20) } else { 0 };
     let part = |from: usize, count: usize| line.chars().skip(from).take(count).collect::<String>();
     let before = escape(&part(from, first - from)).into_owned();
     let marked = escape(&part(first, p.length.min(WIDEST))).into_owned();
@@ -139,9 +114,5 @@ fn excerpt(line: &str, p: &Problem) -> (String, usize, usize) {
     let after = escape(&part(from + used, WIDEST.saturating_sub(used))).into_owned();
     let (skip, mark) = (before.chars().count(), marked.chars().count().max(1));
     let dots = if from > 0 { "…" } else { "" };
-    (
-        format!("{dots}{before}{marked}{after}").trim_end().to_string(),
-        skip + dots.chars().count(),
-        mark,
-    )
+    (format!("{dots}{before}{marked}{after}").trim_end().to_string(), skip + dots.chars().count(), mark)
 }

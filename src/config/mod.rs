@@ -42,10 +42,7 @@ pub struct KnownNames<'a> {
 impl KnownNames<'static> {
     /// The names of these collectors; `exec` are the keys of an exec collector.
     pub fn of(collectors: &[&'static whystall_collectors::Collector], exec: &'static [&'static str]) -> Self {
-        KnownNames {
-            collectors: collectors.iter().map(|c| (c.name, c.settings)).collect(),
-            exec,
-        }
+        KnownNames { collectors: collectors.iter().map(|c| (c.name, c.settings)).collect(), exec }
     }
 }
 
@@ -118,11 +115,8 @@ impl Severity {
         }
     }
 
-    const NAMES: [(&'static str, Severity); 3] = [
-        ("info", Severity::Info),
-        ("warning", Severity::Warning),
-        ("critical", Severity::Critical),
-    ];
+    const NAMES: [(&'static str, Severity); 3] =
+        [("info", Severity::Info), ("warning", Severity::Warning), ("critical", Severity::Critical)];
 }
 
 /// How a rule is tuned. Whether the rule exists and has such parameters is checked once rules are loaded.
@@ -197,10 +191,7 @@ impl Config {
         match read_text(path) {
             Ok(text) => Ok(Config::parse(&text, &path.display().to_string(), names)?),
             Err(e) if explicit.is_none() && e.kind() == ErrorKind::NotFound => Ok(Config::default()),
-            Err(source) => Err(LoadError::Read {
-                path: path.into(),
-                source,
-            }),
+            Err(source) => Err(LoadError::Read { path: path.into(), source }),
         }
     }
 
@@ -220,14 +211,9 @@ impl Config {
 
 fn read_text(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    std::fs::File::open(path)?
-        .take(LARGEST + 1)
-        .read_to_string(&mut text)?;
+    std::fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
     if text.len() as u64 > LARGEST {
-        return Err(std::io::Error::new(
-            ErrorKind::InvalidData,
-            "the file is larger than 4 MiB",
-        ));
+        return Err(std::io::Error::new(ErrorKind::InvalidData, "the file is larger than 4 MiB"));
     }
     Ok(text)
 }

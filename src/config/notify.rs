@@ -105,11 +105,7 @@ const TYPES: [(&str, Type); 5] = [
     ("email", Type::Email),
     ("journal", Type::Journal),
 ];
-const TLS: [(&str, Tls); 3] = [
-    ("starttls", Tls::Starttls),
-    ("implicit", Tls::Implicit),
-    ("none", Tls::None),
-];
+const TLS: [(&str, Tls); 3] = [("starttls", Tls::Starttls), ("implicit", Tls::Implicit), ("none", Tls::None)];
 const HTTP_KEYS: &[&str] = &[
     "name",
     "type",
@@ -121,27 +117,10 @@ const HTTP_KEYS: &[&str] = &[
     "client_key_file",
     "timeout",
 ];
-const EMAIL_KEYS: &[&str] = &[
-    "name",
-    "type",
-    "smtp",
-    "tls",
-    "from",
-    "to",
-    "username",
-    "password_file",
-];
+const EMAIL_KEYS: &[&str] = &["name", "type", "smtp", "tls", "from", "to", "username", "password_file"];
 const ROUTE_KEYS: &[&str] = &["match", "receivers", "group_wait", "repeat_interval"];
-const MATCH_KEYS: &[&str] = &[
-    "severity",
-    "rule",
-    "cause",
-    "subject",
-    "namespace",
-    "pod",
-    "container",
-    "unit",
-];
+const MATCH_KEYS: &[&str] =
+    &["severity", "rule", "cause", "subject", "namespace", "pod", "container", "unit"];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Type {
@@ -177,11 +156,7 @@ pub(super) fn receivers(walk: &mut Walk, list: &[Value<'_>]) -> Vec<Receiver> {
         });
         // One whose kind is wrong still has a name that routes may refer to.
         if let Some((name, _)) = name {
-            all.push(Receiver {
-                name,
-                kind: kind.unwrap_or(ReceiverKind::Journal),
-                span: value.span(),
-            });
+            all.push(Receiver { name, kind: kind.unwrap_or(ReceiverKind::Journal), span: value.span() });
         }
     }
     all
@@ -193,10 +168,7 @@ pub(super) fn routes(walk: &mut Walk, list: &[Value<'_>], receivers: &[Receiver]
     for value in list {
         let Some(table) = walk.table(value) else { continue };
         walk.only(table, ROUTE_KEYS);
-        let mut route = Route {
-            span: value.span(),
-            ..Route::default()
-        };
+        let mut route = Route { span: value.span(), ..Route::default() };
         if let Some(matches) = table.get("match").and_then(|v| walk.table(v)) {
             walk.only(matches, MATCH_KEYS);
             route.matches = matches
@@ -216,9 +188,7 @@ pub(super) fn routes(walk: &mut Walk, list: &[Value<'_>], receivers: &[Receiver]
             }
         }
         route.group_wait_ns = table.get("group_wait").and_then(|v| walk.duration(v, 0));
-        route.repeat_interval_ns = table
-            .get("repeat_interval")
-            .and_then(|v| walk.duration(v, 60 * SEC));
+        route.repeat_interval_ns = table.get("repeat_interval").and_then(|v| walk.duration(v, 60 * SEC));
         all.push(route);
     }
     all
@@ -227,10 +197,7 @@ pub(super) fn routes(walk: &mut Walk, list: &[Value<'_>], receivers: &[Receiver]
 /// One pattern or a list of them.
 fn patterns(walk: &mut Walk, key: &str, value: &Value<'_>) -> Vec<Glob> {
     let written = if value.get_ref().is_str() {
-        walk.filled(value)
-            .map(|s| (s, value.span()))
-            .into_iter()
-            .collect()
+        walk.filled(value).map(|s| (s, value.span())).into_iter().collect()
     } else {
         walk.strings(value, "text, or one text")
     };
@@ -283,9 +250,7 @@ fn http(walk: &mut Walk, table: &DeTable<'_>, at: &Value<'_>) -> Option<Http> {
     }
     let url = table.get("url").and_then(|v| {
         let url = walk.filled(v)?;
-        let host = url
-            .strip_prefix("https://")
-            .or_else(|| url.strip_prefix("http://"));
+        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
         let ok = host.is_some_and(|h| !h.is_empty() && !h.starts_with(['/', '?', '#', ':']))
             && !url.contains(|c: char| c.is_whitespace() || c.is_control());
         if !ok {
@@ -293,10 +258,7 @@ fn http(walk: &mut Walk, table: &DeTable<'_>, at: &Value<'_>) -> Option<Http> {
         }
         Some(url)
     });
-    let (cert, key) = (
-        file(walk, table, "client_cert_file"),
-        file(walk, table, "client_key_file"),
-    );
+    let (cert, key) = (file(walk, table, "client_cert_file"), file(walk, table, "client_key_file"));
     Some(Http {
         url,
         url_file: file(walk, table, "url_file"),
@@ -310,9 +272,7 @@ fn http(walk: &mut Walk, table: &DeTable<'_>, at: &Value<'_>) -> Option<Http> {
 fn email(walk: &mut Walk, table: &DeTable<'_>, at: &Value<'_>) -> Option<Email> {
     walk.only(table, EMAIL_KEYS);
     let server = required(walk, table, "receiver", "smtp", at).and_then(|v| server(walk, v));
-    let tls = table
-        .get("tls")
-        .and_then(|v| Some((walk.one_of(v, "tls mode", &TLS)?, v)));
+    let tls = table.get("tls").and_then(|v| Some((walk.one_of(v, "tls mode", &TLS)?, v)));
     if let (Some((Tls::None, v)), Some((host, _))) = (&tls, &server)
         && !is_loopback(host)
     {
@@ -336,30 +296,17 @@ fn email(walk: &mut Walk, table: &DeTable<'_>, at: &Value<'_>) -> Option<Email> 
     let password = file(walk, table, "password_file");
     let login = pair(walk, at, ("username", user), ("password_file", password));
     let (host, port) = server?;
-    Some(Email {
-        host,
-        port,
-        tls: tls.map(|(t, _)| t).unwrap_or_default(),
-        from: from?,
-        to: to?,
-        login,
-    })
+    Some(Email { host, port, tls: tls.map(|(t, _)| t).unwrap_or_default(), from: from?, to: to?, login })
 }
 
 fn server(walk: &mut Walk, value: &Value<'_>) -> Option<(String, u16)> {
     let written = walk.filled(value)?;
     let parsed = written.rsplit_once(':').and_then(|(host, port)| {
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|h| h.strip_suffix(']'))
-            .unwrap_or(host);
+        let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let ok =
             !bare.is_empty() && !bare.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/');
         let ok = ok && (bare.len() < host.len() || !bare.contains(':'));
-        Some((
-            bare.to_string(),
-            port.parse::<u16>().ok().filter(|p| ok && *p > 0)?,
-        ))
+        Some((bare.to_string(), port.parse::<u16>().ok().filter(|p| ok && *p > 0)?))
     });
     if parsed.is_none() {
         let message = format!("`{written}` is no server and port");
@@ -375,9 +322,7 @@ fn is_loopback(host: &str) -> bool {
 
 /// Only what can be no address is refused; the server knows the rest.
 fn address(walk: &mut Walk, address: &str, span: Range<usize>) {
-    let ok = address
-        .rsplit_once('@')
-        .is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
+    let ok = address.rsplit_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty());
     if !ok || address.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',') {
         walk.problem(span, format!("`{address}` is no email address"));
     }

@@ -14,32 +14,16 @@ use super::{CollectorConfig, Config, Exception, Glob, KnownNames, Param, RuleCon
 pub(super) const SHORTEST: u64 = 10 * MS;
 const DAY: u64 = 86_400 * SEC;
 
-const KEYS: &[&str] = &[
-    "interval",
-    "rules_dirs",
-    "collectors",
-    "rules",
-    "receiver",
-    "route",
-];
+const KEYS: &[&str] = &["interval", "rules_dirs", "collectors", "rules", "receiver", "route"];
 const RULE_KEYS: &[&str] = &["enabled", "severity", "params", "exceptions"];
 
 pub(super) fn config(text: &str, origin: &str, names: &KnownNames<'_>) -> Result<Config, ConfigError> {
-    let mut walk = Walk {
-        source: Source::new(origin, text),
-        problems: Vec::new(),
-    };
+    let mut walk = Walk { source: Source::new(origin, text), problems: Vec::new() };
     let (document, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
-        walk.problem(
-            e.span().unwrap_or(0..0),
-            format!("this is not TOML: {}", e.message().trim()),
-        );
+        walk.problem(e.span().unwrap_or(0..0), format!("this is not TOML: {}", e.message().trim()));
     }
-    let mut config = Config {
-        source: walk.source.clone(),
-        ..Config::default()
-    };
+    let mut config = Config { source: walk.source.clone(), ..Config::default() };
     // What cannot be parsed is missing from the document or cut short; more messages about it would only confuse.
     if errors.is_empty() {
         top(&mut walk, document.get_ref(), names, &mut config);
@@ -48,10 +32,7 @@ pub(super) fn config(text: &str, origin: &str, names: &KnownNames<'_>) -> Result
     if walk.problems.is_empty() {
         Ok(config)
     } else {
-        Err(ConfigError {
-            problems: walk.problems,
-            source: walk.source,
-        })
+        Err(ConfigError { problems: walk.problems, source: walk.source })
     }
 }
 
@@ -67,12 +48,7 @@ fn top(walk: &mut Walk, document: &DeTable<'_>, names: &KnownNames<'_>, config: 
     if let Some(table) = document.get("collectors").and_then(|v| walk.table(v)) {
         collectors(walk, table, names, config);
     }
-    for (id, value) in document
-        .get("rules")
-        .and_then(|v| walk.table(v))
-        .into_iter()
-        .flatten()
-    {
+    for (id, value) in document.get("rules").and_then(|v| walk.table(v)).into_iter().flatten() {
         let Some(table) = walk.table(value) else { continue };
         if table.keys().any(|k| !RULE_KEYS.contains(&k.get_ref().as_ref()))
             && table.values().all(|v| v.get_ref().is_table())
@@ -87,16 +63,10 @@ fn top(walk: &mut Walk, document: &DeTable<'_>, names: &KnownNames<'_>, config: 
         let rule = rule(walk, table, id.span());
         config.rules.insert(id.get_ref().to_string(), rule);
     }
-    if let Some(list) = document
-        .get("receiver")
-        .and_then(|v| walk.list(v, "tables, each [[receiver]]"))
-    {
+    if let Some(list) = document.get("receiver").and_then(|v| walk.list(v, "tables, each [[receiver]]")) {
         config.receivers = notify::receivers(walk, list);
     }
-    if let Some(list) = document
-        .get("route")
-        .and_then(|v| walk.list(v, "tables, each [[route]]"))
-    {
+    if let Some(list) = document.get("route").and_then(|v| walk.list(v, "tables, each [[route]]")) {
         config.routes = notify::routes(walk, list, &config.receivers);
     }
 }
@@ -112,14 +82,14 @@ fn collectors(walk: &mut Walk, table: &DeTable<'_>, names: &KnownNames<'_>, conf
                 let written = name.get_ref().as_ref();
                 if !is_name(written) {
                     let help = "lower-case letters, digits and `_`, beginning with a letter";
-                    walk.problem(name.span(), "this is no name for an exec collector")
-                        .help = Some(help.into());
+                    walk.problem(name.span(), "this is no name for an exec collector").help =
+                        Some(help.into());
                 } else if !value.get_ref().is_table() {
                     let help = format!(
                         "each exec collector has a table of its own: [collectors.exec.NAME] with `{written}` in it"
                     );
-                    walk.problem(name.span(), format!("`{written}` is no exec collector's table"))
-                        .help = Some(help);
+                    walk.problem(name.span(), format!("`{written}` is no exec collector's table")).help =
+                        Some(help);
                 } else if let Some(c) = collector(walk, value, name.span(), names.exec) {
                     config.exec.insert(written.to_string(), c);
                 }
@@ -137,8 +107,7 @@ fn collectors(walk: &mut Walk, table: &DeTable<'_>, names: &KnownNames<'_>, conf
 fn is_name(s: &str) -> bool {
     s.len() <= 64
         && s.starts_with(|c: char| c.is_ascii_lowercase())
-        && s.bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 fn collector(
@@ -151,10 +120,7 @@ fn collector(
     let mut known = vec!["enabled", "interval"];
     known.extend(keys.iter().filter(|k| !matches!(**k, "enabled" | "interval")));
     walk.only(table, &known);
-    let mut config = CollectorConfig {
-        span,
-        ..CollectorConfig::default()
-    };
+    let mut config = CollectorConfig { span, ..CollectorConfig::default() };
     config.enabled = table.get("enabled").and_then(|v| walk.bool(v));
     config.interval_ns = table.get("interval").and_then(|v| walk.duration(v, SHORTEST));
     for (key, value) in table.iter().filter(|(k, _)| keys.contains(&k.get_ref().as_ref())) {
@@ -168,31 +134,20 @@ fn collector(
 fn rule(walk: &mut Walk, table: &DeTable<'_>, span: Range<usize>) -> RuleConfig {
     walk.only(table, RULE_KEYS);
     let mut params = BTreeMap::new();
-    for (name, value) in table
-        .get("params")
-        .and_then(|v| walk.table(v))
-        .into_iter()
-        .flatten()
-    {
+    for (name, value) in table.get("params").and_then(|v| walk.table(v)).into_iter().flatten() {
         if let Some(param) = param(walk, value) {
             params.insert(name.get_ref().to_string(), (param, value.span()));
         }
     }
     let mut exceptions = Vec::new();
-    for value in table
-        .get("exceptions")
-        .and_then(|v| walk.list(v, "tables"))
-        .unwrap_or_default()
-    {
+    for value in table.get("exceptions").and_then(|v| walk.list(v, "tables")).unwrap_or_default() {
         if let Some(e) = walk.table(value).and_then(|t| exception(walk, t, value.span())) {
             exceptions.push(e);
         }
     }
     RuleConfig {
         enabled: table.get("enabled").and_then(|v| walk.bool(v)),
-        severity: table
-            .get("severity")
-            .and_then(|v| walk.one_of(v, "severity", &Severity::NAMES)),
+        severity: table.get("severity").and_then(|v| walk.one_of(v, "severity", &Severity::NAMES)),
         params,
         exceptions,
         span,
@@ -214,21 +169,15 @@ fn param(walk: &mut Walk, value: &Value<'_>) -> Option<Param> {
 
 fn exception(walk: &mut Walk, table: &DeTable<'_>, span: Range<usize>) -> Option<Exception> {
     let mut matches = BTreeMap::new();
-    for (key, value) in table
-        .iter()
-        .filter(|(k, _)| !matches!(k.get_ref().as_ref(), "reason" | "until"))
-    {
+    for (key, value) in table.iter().filter(|(k, _)| !matches!(k.get_ref().as_ref(), "reason" | "until")) {
         if let Some(glob) = walk.filled(value) {
             matches.insert(key.get_ref().to_string(), Glob::new(glob));
         }
     }
-    if !table
-        .keys()
-        .any(|k| !matches!(k.get_ref().as_ref(), "reason" | "until"))
-    {
+    if !table.keys().any(|k| !matches!(k.get_ref().as_ref(), "reason" | "until")) {
         let help = "name what is excepted, for example cgroup = \"/batch/*\"; to switch the rule off, enabled = false";
-        walk.problem(span.clone(), "this exception says nothing of what is excepted")
-            .help = Some(help.into());
+        walk.problem(span.clone(), "this exception says nothing of what is excepted").help =
+            Some(help.into());
     }
     let until_ns = table.get("until").and_then(|v| until(walk, v));
     let reason = match table.get("reason") {
@@ -239,12 +188,7 @@ fn exception(walk: &mut Walk, table: &DeTable<'_>, span: Range<usize>) -> Option
             None
         }
     };
-    Some(Exception {
-        matches,
-        reason: reason?,
-        until_ns,
-        span,
-    })
+    Some(Exception { matches, reason: reason?, until_ns, span })
 }
 
 /// The end of a day, written as text or as a TOML date.
@@ -254,11 +198,7 @@ fn until(walk: &mut Walk, value: &Value<'_>) -> Option<u64> {
         DeValue::Datetime(d) if d.time.is_none() => d.to_string(),
         _ => return walk.expected(value, "a date such as \"2027-01-31\""),
     };
-    let start = if day.len() == 10 {
-        parse_rfc3339(&format!("{day}T00:00:00Z"))
-    } else {
-        None
-    };
+    let start = if day.len() == 10 { parse_rfc3339(&format!("{day}T00:00:00Z")) } else { None };
     if start.is_none() {
         walk.problem(
             value.span(),

@@ -6,11 +6,7 @@ use super::*;
 
 fn names() -> KnownNames<'static> {
     KnownNames {
-        collectors: vec![
-            ("memcg", &["max_cgroups"]),
-            ("kernel_log", &["from"]),
-            ("vmstat", &[]),
-        ],
+        collectors: vec![("memcg", &["max_cgroups"]), ("kernel_log", &["from"]), ("vmstat", &[])],
         exec: &["command", "interval", "timeout", "env", "fields"],
     }
 }
@@ -47,13 +43,8 @@ fn the_example_is_right() {
     assert_eq!(exec.settings["interval"].as_str(), Some("10s"));
     assert!(!exec.settings.contains_key("enabled"));
     let rule = &c.rules["memory.direct_reclaim_burst"];
-    assert_eq!(
-        (rule.severity, &rule.params["stall_ms"].0),
-        (Some(Severity::Critical), &Param::Number(50.0))
-    );
-    let [backup, batch] = &rule.exceptions[..] else {
-        panic!()
-    };
+    assert_eq!((rule.severity, &rule.params["stall_ms"].0), (Some(Severity::Critical), &Param::Number(50.0)));
+    let [backup, batch] = &rule.exceptions[..] else { panic!() };
     assert!(batch.matches["cgroup"].matches("/batch/a/b") && batch.until_ns.is_none());
     let end = whystall_event::parse_rfc3339("2027-02-01T00:00:00Z").unwrap();
     assert_eq!(backup.until_ns, Some(end));
@@ -129,40 +120,22 @@ fn syntax() {
             "2:12 this is not TOML: unclosed table, expected `]`",
         ],
     );
-    bad(
-        "interval = \"1s\"\ninterval = \"2s\"\n",
-        &["2:1 this is not TOML: duplicate key"],
-    );
+    bad("interval = \"1s\"\ninterval = \"2s\"\n", &["2:1 this is not TOML: duplicate key"]);
 }
 
 #[test]
 fn top_level() {
-    bad(
-        "interval = 1",
-        &["1:12 expected a duration in quotes such as \"10s\", found a number"],
-    );
+    bad("interval = 1", &["1:12 expected a duration in quotes such as \"10s\", found a number"]);
     bad("interval = \"1ms\"", &["1:12 `1ms` is too short: at least 10ms"]);
-    bad(
-        "interval = \"10\"",
-        &["1:12 `10` has no unit: write for example 500ms, 10s, 5m, 1h, 2d"],
-    );
-    bad(
-        "rules_dirs = \"/a\"",
-        &["1:14 expected a list of directories, found text"],
-    );
+    bad("interval = \"10\"", &["1:12 `10` has no unit: write for example 500ms, 10s, 5m, 1h, 2d"]);
+    bad("rules_dirs = \"/a\"", &["1:14 expected a list of directories, found text"]);
     bad(
         "rules_dirs = [\"/a\", 7, \"\"]",
-        &[
-            "1:21 expected text in quotes, found a number",
-            "1:24 this must not be empty",
-        ],
+        &["1:21 expected text in quotes, found a number", "1:24 this must not be empty"],
     );
     bad(
         "collectors = 1\nrules = []",
-        &[
-            "1:14 expected a table, found a number",
-            "2:9 expected a table, found a list",
-        ],
+        &["1:14 expected a table, found a number", "2:9 expected a table, found a list"],
     );
     bad(
         "zzz = 1",
@@ -172,14 +145,8 @@ fn top_level() {
 
 #[test]
 fn collectors() {
-    bad(
-        "[collectors.vmstat]\nx = 1",
-        &["2:1 unknown key `x` [possible here: enabled, interval]"],
-    );
-    bad(
-        "[collectors]\nmemcg = true",
-        &["2:9 expected a table, found true or false"],
-    );
+    bad("[collectors.vmstat]\nx = 1", &["2:1 unknown key `x` [possible here: enabled, interval]"]);
+    bad("[collectors]\nmemcg = true", &["2:9 expected a table, found true or false"]);
     bad(
         "[collectors.exec]\ncommand = [\"x\"]",
         &[
@@ -200,10 +167,7 @@ fn collectors() {
     let c = good(
         "[collectors.memcg]\nmax_cgroups = 0x10\n[collectors.exec.a]\nenv = { A = \"1\", B = [1.5, 1979-05-27] }",
     );
-    assert_eq!(
-        c.collectors["memcg"].settings["max_cgroups"].as_integer(),
-        Some(16)
-    );
+    assert_eq!(c.collectors["memcg"].settings["max_cgroups"].as_integer(), Some(16));
     assert_eq!(c.exec["a"].settings["env"]["B"].as_array().map(Vec::len), Some(2));
 }
 
@@ -237,10 +201,7 @@ fn rules() {
         "[rules.\"a\"]\nparams = { n = 3, b = true, t = \"x\" }\nexceptions = [{ unit = \"x\", reason = \"y\", until = 2027-01-31 }]",
     );
     let params: Vec<_> = c.rules["a"].params.values().map(|p| p.0.clone()).collect();
-    assert_eq!(
-        params,
-        [Param::Bool(true), Param::Number(3.0), Param::Text("x".into())]
-    );
+    assert_eq!(params, [Param::Bool(true), Param::Number(3.0), Param::Text("x".into())]);
     // What the daemon finds later gets the same form.
     let span = c.rules["a"].params["n"].1.clone();
     let p = c.source().problem(span, "too small");
@@ -328,24 +289,15 @@ fn files() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("whystall.toml");
     let missing = Config::load(Some(&path), &names()).unwrap_err().to_string();
-    assert!(
-        missing.starts_with(&format!("{}: No such file", path.display())),
-        "{missing}"
-    );
+    assert!(missing.starts_with(&format!("{}: No such file", path.display())), "{missing}");
     std::fs::write(&path, "interval = \"2s\"").unwrap();
     assert_eq!(Config::load(Some(&path), &names()).unwrap().interval_ns, 2 * SEC);
     std::fs::write(&path, b"\xff").unwrap();
-    assert!(matches!(
-        Config::load(Some(&path), &names()),
-        Err(LoadError::Read { .. })
-    ));
+    assert!(matches!(Config::load(Some(&path), &names()), Err(LoadError::Read { .. })));
     std::fs::write(&path, "x = 1").unwrap();
     let wrong = Config::load(Some(&path), &names()).unwrap_err().to_string();
     assert!(wrong.contains("whystall.toml:1:1"), "{wrong}");
-    assert!(matches!(
-        Config::load(Some(dir.path()), &names()),
-        Err(LoadError::Read { .. })
-    ));
+    assert!(matches!(Config::load(Some(dir.path()), &names()), Err(LoadError::Read { .. })));
 }
 
 proptest! {

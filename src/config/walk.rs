@@ -28,10 +28,7 @@ impl Walk {
 
     /// Notes a problem of the wrong kind of value.
     pub(super) fn expected<T>(&mut self, value: &Value, what: &str) -> Option<T> {
-        self.problem(
-            value.span(),
-            format!("expected {what}, found {}", kind(value.get_ref())),
-        );
+        self.problem(value.span(), format!("expected {what}, found {}", kind(value.get_ref())));
         None
     }
 
@@ -47,10 +44,7 @@ impl Walk {
 
     /// Notes every key of `table` that is none of `known`.
     pub(super) fn only(&mut self, table: &DeTable, known: &[&str]) {
-        for (key, _) in table
-            .iter()
-            .filter(|(k, _)| !known.contains(&k.get_ref().as_ref()))
-        {
+        for (key, _) in table.iter().filter(|(k, _)| !known.contains(&k.get_ref().as_ref())) {
             self.unknown(key.span(), "key", key.get_ref(), known);
         }
     }
@@ -156,10 +150,7 @@ impl Walk {
     }
 
     pub(super) fn plain_table(&mut self, table: &DeTable) -> toml::Table {
-        table
-            .iter()
-            .filter_map(|(k, v)| Some((k.get_ref().to_string(), self.plain(v)?)))
-            .collect()
+        table.iter().filter_map(|(k, v)| Some((k.get_ref().to_string(), self.plain(v)?))).collect()
     }
 }
 

@@ -9,6 +9,9 @@ use whystall_engine::verdict::{State, Verdict, Workload};
 
 use crate::config::{Config, Exception};
 
+/// What an exception can match besides the kinds of subjects.
+pub const LABELS: [&str; 5] = ["subject", "namespace", "pod", "container", "unit"];
+
 /// Incidents remembered as told.
 const MAX_TOLD: usize = 10_000;
 
@@ -25,7 +28,10 @@ impl Exceptions {
     /// All exceptions of a config.
     pub fn of(config: &Config) -> Exceptions {
         let some = config.rules.iter().filter(|(_, r)| !r.exceptions.is_empty());
-        Exceptions { by_rule: some.map(|(id, r)| (id.clone(), r.exceptions.clone())).collect(), ..Exceptions::default() }
+        Exceptions {
+            by_rule: some.map(|(id, r)| (id.clone(), r.exceptions.clone())).collect(),
+            ..Exceptions::default()
+        }
     }
 
     /// Whether to tell this verdict at this wall time; counts those that are not.
@@ -38,7 +44,8 @@ impl Exceptions {
             return true;
         }
         let own = [(v.rule.as_str(), v.subject.as_str())];
-        let links: Vec<(&str, &str)> = v.chain.iter().map(|l| (l.rule.as_str(), l.subject.as_str())).collect();
+        let links: Vec<(&str, &str)> =
+            v.chain.iter().map(|l| (l.rule.as_str(), l.subject.as_str())).collect();
         let findings = if links.is_empty() { &own[..] } else { &links[..] };
         let excepted = findings.iter().all(|(rule, subject)| {
             // The workload is known for the root only.

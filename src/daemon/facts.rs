@@ -40,7 +40,9 @@ fn memory_mount(mountinfo: &str, controllers: impl Fn(&str) -> String) -> (bool,
         let Some(point) = before.split(' ').nth(4).map(unescape) else { continue };
         let mut after = after.split(' ');
         match (after.next(), after.nth(1)) {
-            (Some("cgroup"), Some(options)) if options.split(',').any(|o| o == "memory") => return (false, point),
+            (Some("cgroup"), Some(options)) if options.split(',').any(|o| o == "memory") => {
+                return (false, point);
+            }
             (Some("cgroup2"), _) => v2 = v2.or(Some(point)),
             _ => {}
         }

@@ -3,6 +3,7 @@
 pub mod exceptions;
 pub mod facts;
 pub mod judge;
+pub mod limits;
 pub mod output;
 pub mod rule_files;
 pub mod rule_set;

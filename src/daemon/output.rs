@@ -84,7 +84,8 @@ impl Printer {
 
     fn send(&mut self, m: Message) {
         if self.dropped > 0 {
-            let told = format!("{} verdicts or messages were not printed because nobody read them", self.dropped);
+            let told =
+                format!("{} verdicts or messages were not printed because nobody read them", self.dropped);
             if self.to.try_send(Message::Log(told)).is_err() {
                 self.dropped += 1;
                 return;

@@ -90,7 +90,8 @@ fn walk(dir: &Path, seen: &mut BTreeSet<PathBuf>, found: &mut Vec<PathBuf>) -> i
 
 /// The rule files in `dir` and below.
 pub fn read_dir(dir: &Path, layer: Layer) -> io::Result<Vec<RuleFile>> {
-    let one = |p: &PathBuf| read(p, layer).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", p.display())));
+    let one =
+        |p: &PathBuf| read(p, layer).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", p.display())));
     find(dir)?.iter().map(one).collect()
 }
 
@@ -101,15 +102,20 @@ mod tests {
     #[test]
     fn directories_are_searched_in_order_and_without_hidden_ones() {
         let dir = tempfile::tempdir().unwrap();
-        for (path, text) in [("b.rhai", "B"), ("a/z.rhai", "Z"), ("..data/b.rhai", "no"), ("x.txt", "no"), (".c.rhai", "no")] {
+        for (path, text) in
+            [("b.rhai", "B"), ("a/z.rhai", "Z"), ("..data/b.rhai", "no"), ("x.txt", "no"), (".c.rhai", "no")]
+        {
             let path = dir.path().join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();
         }
         std::os::unix::fs::symlink(dir.path(), dir.path().join("a/loop")).unwrap();
-        let texts: Vec<String> = read_dir(dir.path(), Layer::User).unwrap().into_iter().map(|f| f.text.into_owned()).collect();
+        let texts: Vec<String> =
+            read_dir(dir.path(), Layer::User).unwrap().into_iter().map(|f| f.text.into_owned()).collect();
         assert_eq!(texts, ["Z", "B"]);
-        assert!(read_dir(&dir.path().join("missing"), Layer::User).unwrap_err().to_string().contains("missing"));
+        assert!(
+            read_dir(&dir.path().join("missing"), Layer::User).unwrap_err().to_string().contains("missing")
+        );
     }
 
     #[test]

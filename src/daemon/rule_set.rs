@@ -7,10 +7,12 @@ use whystall_engine::Schema;
 use whystall_engine::script::{
     Code, Compiled, Diagnostic, Level, Overrides, ParamValue, Place, Rule, Sandbox, Severity, code, compile,
 };
+use whystall_event::SubjectKind;
 use whystall_event::text::did_you_mean;
 
+use super::exceptions;
 use super::rule_files::{Layer, RuleFile};
-use crate::config::{self, Config, Param, Problem, RuleConfig};
+use crate::config::{self, Config, Exception, Param, Problem, RuleConfig};
 
 /// A rule with the file it came from.
 #[derive(Debug, Clone)]
@@ -41,7 +43,8 @@ pub struct RuleSet {
     pub diagnostics: Vec<Diagnostic>,
     /// Settings that do not fit their rule; the config is broken.
     pub bad_settings: Vec<Problem>,
-    /// Settings of rules that are not loaded; a file of rules may have gone.
+    /// Settings that do nothing: of rules that are not loaded (a file of rules may have gone), or exceptions by what
+    /// nothing has.
     pub strangers: Vec<Problem>,
     /// Other things operators should know, such as replaced rules.
     pub notes: Vec<String>,
@@ -67,7 +70,8 @@ impl RuleSet {
         let mut set = RuleSet::default();
         let mut chosen: Vec<Loaded> = Vec::new();
         for file in files {
-            let Compiled { rule, diagnostics } = compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
+            let Compiled { rule, diagnostics } =
+                compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
@@ -75,7 +79,11 @@ impl RuleSet {
             match chosen.iter_mut().find(|l| l.rule.manifest.id == id) {
                 None => chosen.push(loaded),
                 Some(other) if other.file.layer < loaded.file.layer => {
-                    let what = if other.file.layer == Layer::Builtin { "the built-in" } else { other.file.file.as_str() };
+                    let what = if other.file.layer == Layer::Builtin {
+                        "the built-in"
+                    } else {
+                        other.file.file.as_str()
+                    };
                     set.notes.push(format!("{} replaces {what} rule `{id}`", loaded.file.file));
                     *other = loaded;
                 }
@@ -83,6 +91,7 @@ impl RuleSet {
             }
         }
         for (id, given) in &choice.config.rules {
+            set.strangers.extend(given.exceptions.iter().flat_map(|e| unknown_keys(e, choice.config)));
             if !chosen.iter().any(|l| l.rule.manifest.id == *id) {
                 let what = format!("no rule `{id}` is loaded, so its settings do nothing");
                 let mut problem = choice.config.source().problem(given.span.clone(), what);
@@ -177,6 +186,24 @@ fn missing(name: &str, schema: &Schema) -> Option<String> {
         }
     }
     Some(why)
+}
+
+/// Keys of an exception that no finding has, so that it never holds.
+fn unknown_keys(e: &Exception, config: &Config) -> Vec<Problem> {
+    let known: Vec<&str> =
+        SubjectKind::ALL.iter().map(|k| k.name()).chain(exceptions::LABELS.iter().copied()).collect();
+    let unknown = e.matches.keys().filter(|k| !known.contains(&k.as_str()));
+    unknown
+        .map(|k| {
+            let problem = config
+                .source()
+                .problem(e.span.clone(), format!("no finding has a `{k}`, so this exception never holds"));
+            problem.help(match did_you_mean(k, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("known: {}", known.join(", ")),
+            })
+        })
+        .collect()
 }
 
 fn duplicate(file: &str, id: &str, other: &str) -> Diagnostic {

@@ -103,7 +103,9 @@ pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> 
         match signals.wait(until)? {
             // Only a thread's end wakes: it failed, or standard output was closed.
             Wake::End | Wake::Timeout | Wake::Closed | Wake::Woken => break,
-            Wake::Reload => log("SIGHUP: the config and the rules are read at the start only; restart to use changed ones"),
+            Wake::Reload => log(
+                "SIGHUP: the config and the rules are read at the start only; restart to use changed ones",
+            ),
         }
     }
     ready.stopper.stop();
@@ -150,7 +152,11 @@ fn join<T>(thread: JoinHandle<T>, name: &'static str) -> Result<T, RunError> {
 }
 
 /// The engine's thread: compiles the rules, starts the collectors, and judges. Returns the collectors that did not end.
-fn engine(plan: Plan, mut printer: Printer, ready: &SyncSender<Result<Ready, RunError>>) -> Result<Vec<String>, RunError> {
+fn engine(
+    plan: Plan,
+    mut printer: Printer,
+    ready: &SyncSender<Result<Ready, RunError>>,
+) -> Result<Vec<String>, RunError> {
     let interval = sources::tick(&plan.config);
     let sandbox = Rc::new(Sandbox::new());
     let choice = Choice { config: &plan.config, only_served: true };
@@ -172,7 +178,12 @@ fn engine(plan: Plan, mut printer: Printer, ready: &SyncSender<Result<Ready, Run
     };
     let idle = set.idle.iter().map(|i| format!("not running {}: {}", i.id, i.why));
     let strangers = set.strangers.iter().map(|p| {
-        format!("warning: line {} of the config: {}{}", p.line, p.message, p.help.as_ref().map(|h| format!(" ({h})")).unwrap_or_default())
+        format!(
+            "warning: line {} of the config: {}{}",
+            p.line,
+            p.message,
+            p.help.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
+        )
     });
     let told = Ready {
         stopper: runner.stopper(),

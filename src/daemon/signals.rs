@@ -78,7 +78,12 @@ impl Signals {
         loop {
             let left = until.map(|t| t.saturating_duration_since(Instant::now()));
             let stdout = if self.stdout { io::stdout().as_raw_fd() } else { -1 };
-            let fds = [(self.end.as_raw_fd(), true), (self.reload.as_raw_fd(), true), (self.woken.as_raw_fd(), true), (stdout, false)];
+            let fds = [
+                (self.end.as_raw_fd(), true),
+                (self.reload.as_raw_fd(), true),
+                (self.woken.as_raw_fd(), true),
+                (stdout, false),
+            ];
             let ready = poll(fds, left)?;
             // The end goes before everything else.
             if ready[0] {
@@ -111,9 +116,11 @@ fn drain(s: &mut UnixStream) {
 
 /// Which of four descriptors are readable, or broken if they are not to be read; negative ones never are.
 fn poll(fds: [(RawFd, bool); 4], timeout: Option<Duration>) -> io::Result<[bool; 4]> {
-    let mut list = fds.map(|(fd, read)| libc::pollfd { fd, events: if read { libc::POLLIN } else { 0 }, revents: 0 });
+    let mut list =
+        fds.map(|(fd, read)| libc::pollfd { fd, events: if read { libc::POLLIN } else { 0 }, revents: 0 });
     // Rounded up, so that the time is over when poll says so; a day at most, then the caller asks again.
-    let ms = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX).min(86_400_000));
+    let ms = timeout
+        .map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX).min(86_400_000));
     // SAFETY: `list` is a valid array of that length for the whole call.
     let n = unsafe { libc::poll(list.as_mut_ptr(), list.len() as libc::nfds_t, ms) };
     if n < 0 {
@@ -128,18 +135,6 @@ pub fn stdout_can_close() -> bool {
     use std::os::unix::fs::FileTypeExt;
     let kind = std::fs::metadata("/proc/self/fd/1").map(|m| m.file_type());
     kind.is_ok_and(|k| k.is_fifo() || k.is_socket())
-}
-
-/// Raises the limit of open files to what is allowed: collectors keep their files open.
-pub fn raise_open_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a valid rlimit; failing leaves the limit as it was, which only means fewer kept files.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < limit.rlim_max {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -80,8 +80,10 @@ pub fn build_all(config: &Config, roots: &Roots) -> Result<Vec<Entry>, ConfigErr
         let given = config.collectors.get(c.name).unwrap_or(&none);
         (c.name.to_string(), c.help, given, Origin::Listed(c), c.interval)
     });
-    let programs =
-        config.exec.iter().map(|(name, given)| (name.clone(), "a program of the config", given, Origin::Exec, None));
+    let programs = config
+        .exec
+        .iter()
+        .map(|(name, given)| (name.clone(), "a program of the config", given, Origin::Exec, None));
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     for (name, help, given, origin, own) in listed.chain(programs) {
         let off = given.enabled == Some(false);
@@ -110,7 +112,11 @@ pub fn build_all(config: &Config, roots: &Roots) -> Result<Vec<Entry>, ConfigErr
             settings: given.settings.clone(),
         });
     }
-    if problems.is_empty() { Ok(entries) } else { Err(ConfigError { problems, source: config.source().clone() }) }
+    if problems.is_empty() {
+        Ok(entries)
+    } else {
+        Err(ConfigError { problems, source: config.source().clone() })
+    }
 }
 
 /// The config's time between ticks.

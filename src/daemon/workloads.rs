@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use whystall_event::workload;
 use whystall_engine::verdict::{Verdict, Workload};
+use whystall_event::workload;
 
 /// Names older than this are read again before they are used.
 const EXPIRY_NS: u64 = 60_000_000_000;
@@ -64,7 +64,8 @@ pub fn parse_container_link(name: &str) -> Option<(&str, Container)> {
     let (container, id) = rest.rsplit_once('-')?;
     let is_id = id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit());
     let filled = parts.next().is_none() && ![pod, namespace, container].contains(&"");
-    let found = || Container { pod: Pod { namespace: namespace.into(), name: pod.into() }, name: container.into() };
+    let found =
+        || Container { pod: Pod { namespace: namespace.into(), name: pod.into() }, name: container.into() };
     (is_id && filled).then(|| (id, found()))
 }
 
@@ -115,7 +116,8 @@ impl Names {
     }
 
     fn refresh(&mut self, uid: Option<&str>, id: Option<&str>, now_ns: u64) {
-        let known = uid.is_none_or(|u| self.pods.contains_key(u)) && id.is_none_or(|i| self.containers.contains_key(i));
+        let known = uid.is_none_or(|u| self.pods.contains_key(u))
+            && id.is_none_or(|i| self.containers.contains_key(i));
         let keep = if known { EXPIRY_NS } else { RETRY_NS };
         if self.read_ns.is_some_and(|at| now_ns.saturating_sub(at) < keep) {
             return;
@@ -159,7 +161,13 @@ mod tests {
         let pod = Pod { namespace: "shop".into(), name: "cart-7f".into() };
         let link = format!("cart-7f_shop_my-app-{ID}.log");
         assert_eq!(parse_container_link(&link), Some((ID, Container { pod, name: "my-app".into() })));
-        for bad in ["", "x.log", &format!("cart_shop_{ID}.log"), &link.replace(".log", ""), &format!("a_b_c-{}.log", &ID[1..])] {
+        for bad in [
+            "",
+            "x.log",
+            &format!("cart_shop_{ID}.log"),
+            &link.replace(".log", ""),
+            &format!("a_b_c-{}.log", &ID[1..]),
+        ] {
             assert_eq!(parse_container_link(bad), None, "{bad}");
         }
     }
@@ -179,7 +187,8 @@ mod tests {
         assert_eq!(look(0), (None, UID.into(), ID.into()), "ids where there are no names");
         std::fs::create_dir_all(places.pods.join(format!("shop_cart-7f_{UID}"))).unwrap();
         std::fs::create_dir_all(&places.containers).unwrap();
-        std::os::unix::fs::symlink("/x", places.containers.join(format!("cart-7f_shop_app-{ID}.log"))).unwrap();
+        std::os::unix::fs::symlink("/x", places.containers.join(format!("cart-7f_shop_app-{ID}.log")))
+            .unwrap();
         assert_eq!(look(RETRY_NS - 1).0, None, "not read again so soon");
         assert_eq!(look(RETRY_NS), (Some("shop".into()), "cart-7f".into(), "app".into()));
         std::fs::remove_dir_all(dir.path()).unwrap();

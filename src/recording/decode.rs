@@ -165,17 +165,9 @@ impl Decoder {
 
     fn read_batch(&mut self, cur: &mut Cursor) -> Result<usize, Bad> {
         let number = cur.count(limit::STREAMS, "a batch is of no declared stream")?;
-        let others: usize = self
-            .streams
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| *i != number)
-            .map(|(_, s)| s.size())
-            .sum();
-        let current = self
-            .streams
-            .get_mut(number)
-            .ok_or(Bad("a batch is of no declared stream"))?;
+        let others: usize =
+            self.streams.iter().enumerate().filter(|(i, _)| *i != number).map(|(_, s)| s.size()).sum();
+        let current = self.streams.get_mut(number).ok_or(Bad("a batch is of no declared stream"))?;
         let flags = cur.byte()?;
         let at = self.clock.get(cur)?;
         let rows = cur.count(limit::ROWS, "a batch has too many rows")?;
@@ -227,10 +219,7 @@ impl Decoder {
             cur.column(count, |i, id| ids[i] = id)?;
             for id in ids {
                 let subject = usize::try_from(id).ok().and_then(|id| self.subjects.get(id));
-                current
-                    .batch
-                    .gone
-                    .push(subject.ok_or(Bad("a subject is not declared"))?.clone());
+                current.batch.gone.push(subject.ok_or(Bad("a subject is not declared"))?.clone());
             }
         }
         let texts_moved = current.fields(cur, &mut self.scratch.rows)?;
@@ -252,11 +241,7 @@ fn read_ids(cur: &mut Cursor, rows: usize, known: usize, ids: &mut Vec<u32>) -> 
         ids.push(id as u32);
     })?;
     ids.resize(rows, id as u32);
-    if bad || (rows > 0 && known == 0) {
-        Err(Bad("a subject is not declared"))
-    } else {
-        Ok(())
-    }
+    if bad || (rows > 0 && known == 0) { Err(Bad("a subject is not declared")) } else { Ok(()) }
 }
 
 impl Current {
@@ -320,12 +305,7 @@ impl Current {
         let stream = self.batch.stream.clone();
         let width = stream.fields.len();
         let mut texts_moved = false;
-        for (f, field) in stream
-            .fields
-            .iter()
-            .enumerate()
-            .filter(|(f, _)| self.any & (1 << f) != 0)
-        {
+        for (f, field) in stream.fields.iter().enumerate().filter(|(f, _)| self.any & (1 << f) != 0) {
             let bits_of_gauge = field.kind == FieldKind::Gauge
                 && match cur.byte()? {
                     WHOLE => false,
@@ -337,20 +317,15 @@ impl Current {
                 self.rows_with(f, rows_with);
             }
             let count = if every { self.ids.len() } else { rows_with.len() };
-            let values: &mut [u64] = if field.kind == FieldKind::Text {
-                &mut self.texts
-            } else {
-                self.batch.values_mut()
-            };
+            let values: &mut [u64] =
+                if field.kind == FieldKind::Text { &mut self.texts } else { self.batch.values_mut() };
             // One loop for each kind and shape, so that none asks within.
             macro_rules! column {
                 ($each:expr) => {
                     if every {
                         cur.column(count, |i, z| $each(&mut values[i * width + f], z))
                     } else {
-                        cur.column(count, |i, z| {
-                            $each(&mut values[rows_with[i] * width + f], z)
-                        })
+                        cur.column(count, |i, z| $each(&mut values[rows_with[i] * width + f], z))
                     }
                 };
             }
@@ -388,13 +363,7 @@ impl Current {
 
     fn rows_with(&self, field: usize, rows: &mut Vec<usize>) {
         rows.clear();
-        rows.extend(
-            self.batch
-                .rows()
-                .enumerate()
-                .filter(|(_, r)| r.has(field))
-                .map(|(row, _)| row),
-        );
+        rows.extend(self.batch.rows().enumerate().filter(|(_, r)| r.has(field)).map(|(row, _)| row));
     }
 
     /// Puts the texts that the numbers stand for into the batch.
@@ -403,18 +372,11 @@ impl Current {
         let width = stream.fields.len();
         let mut spelled = std::mem::take(self.batch.texts_mut());
         spelled.clear();
-        for (f, _) in stream
-            .fields
-            .iter()
-            .enumerate()
-            .filter(|(_, field)| field.kind == FieldKind::Text)
-        {
+        for (f, _) in stream.fields.iter().enumerate().filter(|(_, field)| field.kind == FieldKind::Text) {
             self.rows_with(f, rows_with);
             for at in rows_with.iter().map(|row| row * width + f) {
                 let number = usize::try_from(self.texts[at]).ok();
-                let text = number
-                    .and_then(|n| known.get(n))
-                    .ok_or(Bad("a text is not declared"))?;
+                let text = number.and_then(|n| known.get(n)).ok_or(Bad("a text is not declared"))?;
                 self.batch.values_mut()[at] = spelled.len() as u64;
                 spelled.push(text.clone());
             }

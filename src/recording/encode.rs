@@ -121,11 +121,7 @@ impl Encoder {
         }
 
         let previous = &self.streams[number];
-        let one_mask = self
-            .present
-            .first()
-            .copied()
-            .filter(|m| self.present.iter().all(|p| p == m));
+        let one_mask = self.present.first().copied().filter(|m| self.present.iter().all(|p| p == m));
         let same_masks = same && self.present == previous.present;
         let row_times = batch.rows().any(|r| r.boot_ns != batch.at.boot_ns);
         let mut flags = 0;
@@ -214,11 +210,7 @@ impl Encoder {
             let base = self.values.len();
             let mut present = row.present;
             self.values.extend_from_slice(row.values);
-            for (i, _) in fields
-                .iter()
-                .enumerate()
-                .filter(|(_, f)| texts && f.kind == FieldKind::Text)
-            {
+            for (i, _) in fields.iter().enumerate().filter(|(_, f)| texts && f.kind == FieldKind::Text) {
                 self.values[base + i] = match row.text(i) {
                     Some(t) => u64::from(text(&mut self.texts, &mut self.strings, out, t)),
                     None => {
@@ -237,35 +229,18 @@ impl Encoder {
         let width = previous.stream.fields.len();
         let any = self.present.iter().fold(0, |a, p| a | p);
         let (pairs, column) = (&mut self.pairs, &mut self.column);
-        for (f, field) in previous
-            .stream
-            .fields
-            .iter()
-            .enumerate()
-            .filter(|(f, _)| any & (1 << f) != 0)
-        {
+        for (f, field) in previous.stream.fields.iter().enumerate().filter(|(f, _)| any & (1 << f) != 0) {
             // Each row's value that has this field, and the one it is written against.
             pairs.clear();
             let rows = self.present.iter().zip(&self.aligned).enumerate();
-            pairs.extend(
-                rows.filter(|(_, (p, _))| **p & (1 << f) != 0)
-                    .map(|(row, (_, old))| {
-                        let before = if *old == NO_ROW {
-                            0
-                        } else {
-                            previous.values[*old as usize * width + f]
-                        };
-                        (self.values[row * width + f], before)
-                    }),
-            );
+            pairs.extend(rows.filter(|(_, (p, _))| **p & (1 << f) != 0).map(|(row, (_, old))| {
+                let before = if *old == NO_ROW { 0 } else { previous.values[*old as usize * width + f] };
+                (self.values[row * width + f], before)
+            }));
             column.clear();
             match field.kind {
                 FieldKind::Counter | FieldKind::Text => {
-                    column.extend(
-                        pairs
-                            .iter()
-                            .map(|(now, before)| zigzag(now.wrapping_sub(*before) as i64)),
-                    );
+                    column.extend(pairs.iter().map(|(now, before)| zigzag(now.wrapping_sub(*before) as i64)));
                 }
                 FieldKind::Duration => column.extend(pairs.iter().map(|(now, _)| now)),
                 FieldKind::Gauge => {

@@ -90,21 +90,14 @@ impl Header {
         Ok(Header {
             host: cur.str()?.into(),
             kernel: cur.str()?.into(),
-            start: Stamp {
-                boot_ns: cur.varint()?,
-                wall_ns: cur.varint()?,
-            },
+            start: Stamp { boot_ns: cur.varint()?, wall_ns: cur.varint()? },
             interval_ns: cur.varint()?,
         })
     }
 }
 
 fn cut(s: &str) -> &str {
-    let end = s
-        .char_indices()
-        .map(|(i, c)| i + c.len_utf8())
-        .take_while(|end| *end <= 1024)
-        .last();
+    let end = s.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|end| *end <= 1024).last();
     &s[..end.unwrap_or(0)]
 }
 
@@ -164,13 +157,7 @@ mod tests {
 
     #[test]
     fn heads_round_trip_and_any_changed_bit_shows() {
-        let head = BlockHead {
-            flags: KEY | PACKED,
-            number: 7,
-            stored: 1000,
-            raw: 5000,
-            crc: 0xdead_beef,
-        };
+        let head = BlockHead { flags: KEY | PACKED, number: 7, stored: 1000, raw: 5000, crc: 0xdead_beef };
         let bytes = head.encode();
         assert_eq!(BlockHead::decode(&bytes), Ok(head));
         for bit in 0..BLOCK_HEAD * 8 {
@@ -182,10 +169,7 @@ mod tests {
 
     #[test]
     fn names_are_cut_at_whole_characters() {
-        let header = Header {
-            host: "ü".repeat(3000),
-            ..Header::default()
-        };
+        let header = Header { host: "ü".repeat(3000), ..Header::default() };
         let bytes = header.encode();
         let back = Header::decode(&bytes[FILE_HEAD..bytes.len() - 4]).unwrap();
         assert_eq!(back.host, "ü".repeat(512));

@@ -82,17 +82,10 @@ pub struct Summary {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "read {} ticks and {} events in {} blocks",
-            self.ticks, self.rows, self.blocks
-        )?;
+        write!(f, "read {} ticks and {} events in {} blocks", self.ticks, self.rows, self.blocks)?;
         match self.ending {
             Ending::Cut { offset, bytes: 0 } => {
-                write!(
-                    f,
-                    "; the recording was not ended properly and stops at byte {offset}"
-                )?;
+                write!(f, "; the recording was not ended properly and stops at byte {offset}")?;
             }
             Ending::Cut { offset, bytes } => {
                 write!(
@@ -167,9 +160,7 @@ impl<R: Read> Reader<R> {
             return not("its header is longer than 64 KiB");
         }
         let all = input.fill(FILE_HEAD + length + 4)?;
-        let Some((before, crc)) = all
-            .split_at_checked(FILE_HEAD + length)
-            .filter(|(_, crc)| crc.len() == 4)
+        let Some((before, crc)) = all.split_at_checked(FILE_HEAD + length).filter(|(_, crc)| crc.len() == 4)
         else {
             return not("it ends within its header");
         };
@@ -356,11 +347,7 @@ impl<R: Read> Reader<R> {
             return Ok(None);
         }
         self.summary.damaged += 1;
-        Ok(Some(ReadError::Damaged {
-            offset,
-            what: what.0,
-            resume,
-        }))
+        Ok(Some(ReadError::Damaged { offset, what: what.0, resume }))
     }
 
     /// Moves to the next block whose checksums hold.
@@ -393,10 +380,8 @@ impl<R: Read> Reader<R> {
                 };
             let whole = BLOCK_HEAD + head.stored;
             let bytes = self.input.fill(whole)?;
-            let (left, good) = (
-                bytes.len(),
-                bytes.get(BLOCK_HEAD..whole).map(crc32fast::hash) == Some(head.crc),
-            );
+            let (left, good) =
+                (bytes.len(), bytes.get(BLOCK_HEAD..whole).map(crc32fast::hash) == Some(head.crc));
             if good {
                 return Ok(Some((self.input.offset(), head)));
             }

@@ -74,19 +74,13 @@ impl Clock {
         let offset = at.wall_ns.wrapping_sub(at.boot_ns);
         put_varint(out, zigzag(at.boot_ns.wrapping_sub(self.boot) as i64));
         put_varint(out, zigzag(offset.wrapping_sub(self.offset) as i64));
-        *self = Clock {
-            boot: at.boot_ns,
-            offset,
-        };
+        *self = Clock { boot: at.boot_ns, offset };
     }
 
     pub(crate) fn get(&mut self, cur: &mut Cursor) -> Result<Stamp, Bad> {
         self.boot = self.boot.wrapping_add(unzigzag(cur.varint()?) as u64);
         self.offset = self.offset.wrapping_add(unzigzag(cur.varint()?) as u64);
-        Ok(Stamp {
-            boot_ns: self.boot,
-            wall_ns: self.boot.wrapping_add(self.offset),
-        })
+        Ok(Stamp { boot_ns: self.boot, wall_ns: self.boot.wrapping_add(self.offset) })
     }
 }
 
@@ -124,20 +118,8 @@ impl Align {
     }
 }
 
-const KINDS: [FieldKind; 4] = [
-    FieldKind::Counter,
-    FieldKind::Gauge,
-    FieldKind::Duration,
-    FieldKind::Text,
-];
-const UNITS: [Unit; 6] = [
-    Unit::Count,
-    Unit::Bytes,
-    Unit::Pages,
-    Unit::Time,
-    Unit::Ratio,
-    Unit::None,
-];
+const KINDS: [FieldKind; 4] = [FieldKind::Counter, FieldKind::Gauge, FieldKind::Duration, FieldKind::Text];
+const UNITS: [Unit; 6] = [Unit::Count, Unit::Bytes, Unit::Pages, Unit::Time, Unit::Ratio, Unit::None];
 const MODES: [Mode; 2] = [Mode::Sampled, Mode::Occurrences];
 
 fn code<T: PartialEq>(all: &[T], one: &T) -> u8 {
@@ -145,9 +127,7 @@ fn code<T: PartialEq>(all: &[T], one: &T) -> u8 {
 }
 
 fn decode<T: Copy>(all: &[T], code: u8) -> Result<T, Bad> {
-    all.get(usize::from(code))
-        .copied()
-        .ok_or(Bad("a stream's declaration has an unknown code"))
+    all.get(usize::from(code)).copied().ok_or(Bad("a stream's declaration has an unknown code"))
 }
 
 /// The kind of subject with this number.
@@ -176,11 +156,7 @@ pub(crate) fn get_stream(cur: &mut Cursor) -> Result<Stream, Bad> {
     let help = cur.str()?.to_string();
     let mode = decode(&MODES, cur.byte()?)?;
     let kinds = cur.count(64, "a stream has too many kinds of subjects")?;
-    let subjects = cur
-        .take(kinds)?
-        .iter()
-        .map(|k| subject_kind(*k))
-        .collect::<Result<Vec<_>, _>>()?;
+    let subjects = cur.take(kinds)?.iter().map(|k| subject_kind(*k)).collect::<Result<Vec<_>, _>>()?;
     let count = cur.count(whystall_event::MAX_FIELDS, "a stream has too many fields")?;
     let mut fields = Vec::with_capacity(count);
     for _ in 0..count {

@@ -40,11 +40,8 @@ impl Replay {
         schema: impl IntoIterator<Item = &'a Stream>,
         interval_ns: u64,
     ) -> Result<Replay, ReadError> {
-        let input: Input = if path == Path::new("-") {
-            Box::new(io::stdin())
-        } else {
-            Box::new(File::open(path)?)
-        };
+        let input: Input =
+            if path == Path::new("-") { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
         Replay::new(input, schema, interval_ns)
     }
 
@@ -110,9 +107,6 @@ mod tests {
             assert_eq!(replay.summary(), says);
         }
         assert!(Replay::new(Box::new(&b"\x93wsrec"[..]), &[], 0).is_err());
-        assert!(matches!(
-            Replay::open(Path::new("/nonexistent"), &[], 0),
-            Err(ReadError::Io(_))
-        ));
+        assert!(matches!(Replay::open(Path::new("/nonexistent"), &[], 0), Err(ReadError::Io(_))));
     }
 }

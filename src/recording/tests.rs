@@ -68,11 +68,7 @@ fn subject(i: usize) -> Subject {
 fn build(streams: &[Arc<Stream>; 3], stream: usize, at: Stamp, rows: &[TestRow]) -> Batch {
     let mut batch = Batch::new(streams[stream].clone(), at);
     for r in rows {
-        let boot = if stream == 1 {
-            at.boot_ns.wrapping_sub(r.late)
-        } else {
-            at.boot_ns
-        };
+        let boot = if stream == 1 { at.boot_ns.wrapping_sub(r.late) } else { at.boot_ns };
         let mut row = batch.row_at(subject(r.subject), boot);
         if stream == 2 {
             continue;
@@ -95,10 +91,7 @@ fn build(streams: &[Arc<Stream>; 3], stream: usize, at: Stamp, rows: &[TestRow])
 
 /// Everything that a reader of a batch can see.
 fn describe(b: &Batch) -> String {
-    let mut out = format!(
-        "{} {:?} covered={} gone={:?}",
-        b.stream.name, b.at, b.covered_to, b.gone
-    );
+    let mut out = format!("{} {:?} covered={} gone={:?}", b.stream.name, b.at, b.covered_to, b.gone);
     for row in b.rows() {
         write!(out, "\n  {} {} {:b}", row.subject, row.boot_ns, row.present).unwrap();
         for (i, f) in b.stream.fields.iter().enumerate() {
@@ -114,10 +107,7 @@ fn describe(b: &Batch) -> String {
 fn write(ops: &[Op]) -> (Vec<u8>, Vec<String>) {
     let streams = streams();
     let mut writer = Writer::new(Vec::new(), &Header::default()).unwrap();
-    let mut now = Stamp {
-        boot_ns: 5 * SEC,
-        wall_ns: 1_800_000_000 * SEC,
-    };
+    let mut now = Stamp { boot_ns: 5 * SEC, wall_ns: 1_800_000_000 * SEC };
     let mut last: Option<(usize, Vec<TestRow>)> = None;
     let mut want = Vec::new();
     for op in ops {
@@ -126,13 +116,7 @@ fn write(ops: &[Op]) -> (Vec<u8>, Vec<String>) {
                 writer.tick(t).unwrap();
                 want.push(format!("{t:?}"));
             }
-            Op::Batch {
-                stream,
-                after,
-                covered,
-                gone,
-                rows,
-            } => {
+            Op::Batch { stream, after, covered, gone, rows } => {
                 now.boot_ns += after;
                 now.wall_ns += after;
                 let mut b = build(&streams, *stream, now, rows);
@@ -144,8 +128,7 @@ fn write(ops: &[Op]) -> (Vec<u8>, Vec<String>) {
             }
             Op::Again { grow } => {
                 let Some((stream, rows)) = &mut last else { continue };
-                rows.iter_mut()
-                    .for_each(|r| r.counter = r.counter.map(|c| c.wrapping_add(*grow)));
+                rows.iter_mut().for_each(|r| r.counter = r.counter.map(|c| c.wrapping_add(*grow)));
                 let b = build(&streams, *stream, now, rows);
                 writer.batch(&b).unwrap();
                 want.push(describe(&b));
@@ -195,24 +178,10 @@ fn row() -> impl Strategy<Value = TestRow> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let tick = (
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<u64>(),
-        any::<i64>(),
-    )
-        .prop_map(|(b, w, l, s, c)| {
-            let at = Stamp {
-                boot_ns: b,
-                wall_ns: w,
-            };
-            Op::Tick(Tick {
-                at,
-                late_ns: l,
-                suspended_ns: s,
-                clock_step_ns: c,
-            })
+    let tick =
+        (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<i64>()).prop_map(|(b, w, l, s, c)| {
+            let at = Stamp { boot_ns: b, wall_ns: w };
+            Op::Tick(Tick { at, late_ns: l, suspended_ns: s, clock_step_ns: c })
         });
     let batch = (
         0..3usize,
@@ -250,14 +219,8 @@ fn sample(ticks: u64) -> (Vec<u8>, Vec<String>) {
             gone: vec![],
             rows: vec![row(0), row(5), row(6)],
         });
-        let at = Stamp {
-            boot_ns: (i + 6) * SEC,
-            wall_ns: 7,
-        };
-        ops.push(Op::Tick(Tick {
-            at,
-            ..Tick::default()
-        }));
+        let at = Stamp { boot_ns: (i + 6) * SEC, wall_ns: 7 };
+        ops.push(Op::Tick(Tick { at, ..Tick::default() }));
     }
     write(&ops)
 }
@@ -305,13 +268,7 @@ fn for_each_block(bytes: &[u8], mut each: impl FnMut(BlockHead, Vec<u8>)) {
 }
 
 fn forge(out: &mut Vec<u8>, flags: u8, number: u32, raw: &[u8]) {
-    let head = BlockHead {
-        flags,
-        number,
-        stored: raw.len(),
-        raw: raw.len(),
-        crc: crc32fast::hash(raw),
-    };
+    let head = BlockHead { flags, number, stored: raw.len(), raw: raw.len(), crc: crc32fast::hash(raw) };
     out.extend_from_slice(&head.encode());
     out.extend_from_slice(raw);
 }
@@ -324,16 +281,11 @@ fn a_cut_file_reads_up_to_the_cut() {
         let (items, errors, summary) = read(&bytes[..end]);
         assert_eq!(items, want[..items.len()], "cut at {end}");
         if end < Header::default().encode().len() {
-            assert!(
-                matches!(errors[..], [ReadError::NotARecording(_)]),
-                "cut at {end}: {errors:?}"
-            );
+            assert!(matches!(errors[..], [ReadError::NotARecording(_)]), "cut at {end}: {errors:?}");
             continue;
         }
         assert!(errors.is_empty(), "cut at {end}: {errors:?}");
-        let Ending::Cut { offset, bytes } = summary.ending else {
-            panic!("cut at {end}: {summary:?}")
-        };
+        let Ending::Cut { offset, bytes } = summary.ending else { panic!("cut at {end}: {summary:?}") };
         assert_eq!(offset + bytes, end as u64);
         assert!(items.len() >= longest);
         longest = items.len();
@@ -357,28 +309,17 @@ fn damage_in_the_middle_is_named_and_passed() {
         blocks.push((at, head));
         at += BLOCK_HEAD + head.stored;
     });
-    let keys: Vec<usize> = blocks
-        .iter()
-        .filter(|b| b.1.flags & KEY != 0)
-        .map(|b| b.0)
-        .collect();
+    let keys: Vec<usize> = blocks.iter().filter(|b| b.1.flags & KEY != 0).map(|b| b.0).collect();
     assert!(keys.len() >= 2, "the sample has {} key blocks", keys.len());
     for place in [0, BLOCK_HEAD + 3] {
         let mut bad = bytes.clone();
         bad[blocks[3].0 + place] ^= 0x10;
         let (items, errors, summary) = read(&bad);
-        let [ReadError::Damaged { offset, resume, .. }] = &errors[..] else {
-            panic!("{errors:?}")
-        };
+        let [ReadError::Damaged { offset, resume, .. }] = &errors[..] else { panic!("{errors:?}") };
         assert_eq!((*offset, *resume), (blocks[3].0 as u64, Some(keys[1] as u64)));
         assert_eq!((summary.damaged, summary.ending), (1, Ending::Finished));
         let before = items.iter().zip(&want).take_while(|(a, b)| a == b).count();
-        let after = items
-            .iter()
-            .rev()
-            .zip(want.iter().rev())
-            .take_while(|(a, b)| a == b)
-            .count();
+        let after = items.iter().rev().zip(want.iter().rev()).take_while(|(a, b)| a == b).count();
         assert!(
             before > 20 && after > 20 && before + after == items.len(),
             "{before} {after} of {}",
@@ -388,20 +329,12 @@ fn damage_in_the_middle_is_named_and_passed() {
     // A block that is missing altogether.
     let hole = [&bytes[..blocks[3].0], &bytes[blocks[4].0..]].concat();
     let (_, errors, _) = read(&hole);
-    assert!(
-        errors[0]
-            .to_string()
-            .contains("blocks are missing before it; going on at byte"),
-        "{errors:?}"
-    );
+    assert!(errors[0].to_string().contains("blocks are missing before it; going on at byte"), "{errors:?}");
     // Damage in the last blocks, with the end mark behind it: an error, since the file is whole.
     let mut bad = bytes.clone();
     bad[blocks[blocks.len() - 2].0 + BLOCK_HEAD] ^= 1;
     let (_, errors, summary) = read(&bad);
-    assert!(
-        matches!(errors[..], [ReadError::Damaged { resume: None, .. }]),
-        "{errors:?}"
-    );
+    assert!(matches!(errors[..], [ReadError::Damaged { resume: None, .. }]), "{errors:?}");
     assert_eq!(summary.ending, Ending::Finished);
 }
 
@@ -412,10 +345,7 @@ fn any_changed_bit_is_safe_and_shows() {
         let mut bad = bytes.clone();
         bad[at] ^= 1 << (at % 8);
         let (items, errors, summary) = read(&bad);
-        assert!(
-            !errors.is_empty() || matches!(summary.ending, Ending::Cut { .. }),
-            "byte {at}"
-        );
+        assert!(!errors.is_empty() || matches!(summary.ending, Ending::Cut { .. }), "byte {at}");
         assert!(items.iter().all(|i| want.contains(i)), "byte {at}");
     }
 }
@@ -471,16 +401,8 @@ fn a_batch_that_is_too_large_is_left_out_and_the_rest_goes_on() {
     let mut writer = Writer::new(Vec::new(), &Header::default()).unwrap();
     let mut want = Vec::new();
     for i in 0..3 {
-        let mut b = Batch::new(
-            stream.clone(),
-            Stamp {
-                boot_ns: i,
-                wall_ns: i,
-            },
-        );
-        b.row(subject(6))
-            .int(0, i)
-            .text(2, "x".repeat(if i == 1 { 17 << 20 } else { 3 }));
+        let mut b = Batch::new(stream.clone(), Stamp { boot_ns: i, wall_ns: i });
+        b.row(subject(6)).int(0, i).text(2, "x".repeat(if i == 1 { 17 << 20 } else { 3 }));
         b.row(subject(7)).int(0, i);
         match writer.batch(&b) {
             Ok(()) => want.push(describe(&b)),
@@ -500,16 +422,9 @@ fn dictionaries_begin_anew_before_they_grow_without_end() {
     let stream = streams()[1].clone();
     let mut writer = Writer::new(Vec::new(), &Header::default()).unwrap();
     for i in 0..40u64 {
-        let mut b = Batch::new(
-            stream.clone(),
-            Stamp {
-                boot_ns: i,
-                wall_ns: i,
-            },
-        );
+        let mut b = Batch::new(stream.clone(), Stamp { boot_ns: i, wall_ns: i });
         for j in 0..1000 {
-            b.row(Subject::Host)
-                .text(2, format!("{i} {j} {}", "m".repeat(1000)));
+            b.row(Subject::Host).text(2, format!("{i} {j} {}", "m".repeat(1000)));
         }
         writer.batch(&b).unwrap();
     }
@@ -520,10 +435,7 @@ fn dictionaries_begin_anew_before_they_grow_without_end() {
     // The stream keeps its identity across them.
     let mut reader = Reader::new(&bytes[..]).unwrap();
     while let Some(Item::Batch(b)) = reader.next().unwrap() {
-        assert!(Arc::ptr_eq(
-            first.get_or_insert_with(|| b.stream.clone()),
-            &b.stream
-        ));
+        assert!(Arc::ptr_eq(first.get_or_insert_with(|| b.stream.clone()), &b.stream));
     }
 }
 
@@ -533,10 +445,7 @@ fn a_failed_write_ends_the_recording() {
     struct Full(usize);
     impl std::io::Write for Full {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0 = self
-                .0
-                .checked_sub(bytes.len())
-                .ok_or(std::io::ErrorKind::StorageFull)?;
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
             Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
@@ -549,13 +458,7 @@ fn a_failed_write_ends_the_recording() {
         }
     }
     let mut writer = Writer::new(Full(200), &Header::default()).unwrap();
-    let tick = |i| Tick {
-        at: Stamp {
-            boot_ns: i * SEC,
-            wall_ns: 0,
-        },
-        ..Tick::default()
-    };
+    let tick = |i| Tick { at: Stamp { boot_ns: i * SEC, wall_ns: 0 }, ..Tick::default() };
     let failed = (0..100).find(|i| writer.tick(&tick(*i)).is_err()).unwrap();
     assert!(failed > 5);
     assert!(matches!(writer.tick(&tick(100)), Err(WriteError::Io(_))));
@@ -566,25 +469,15 @@ fn files_are_private_and_replay() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.rec");
-    let header = Header {
-        host: "node-1".into(),
-        kernel: "6.18.0".into(),
-        interval_ns: SEC,
-        ..Header::default()
-    };
+    let header =
+        Header { host: "node-1".into(), kernel: "6.18.0".into(), interval_ns: SEC, ..Header::default() };
     let mut writer = Writer::create(&path, &header).unwrap();
     writer.tick(&Tick::default()).unwrap();
     writer.finish().unwrap();
-    assert_eq!(
-        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let mut reader = Reader::open(&path).unwrap();
     assert_eq!(*reader.header(), header);
     assert!(matches!(reader.next(), Ok(Some(Item::Tick(t))) if t == Tick::default()));
     assert!(matches!(reader.next(), Ok(None)));
-    assert_eq!(
-        reader.summary().to_string(),
-        "read 1 ticks and 0 events in 1 blocks"
-    );
+    assert_eq!(reader.summary().to_string(), "read 1 ticks and 0 events in 1 blocks");
 }

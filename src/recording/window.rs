@@ -16,13 +16,7 @@ pub(crate) struct Window<R> {
 
 impl<R: Read> Window<R> {
     pub(crate) fn new(inner: R) -> Window<R> {
-        Window {
-            inner,
-            buffer: Vec::new(),
-            start: 0,
-            offset: 0,
-            ended: false,
-        }
+        Window { inner, buffer: Vec::new(), start: 0, offset: 0, ended: false }
     }
 
     /// Where the view begins in the file.
@@ -36,9 +30,7 @@ impl<R: Read> Window<R> {
             self.buffer.drain(..self.start);
             self.start = 0;
             let want = (n - self.buffer.len()).max(CHUNK);
-            let got = (&mut self.inner)
-                .take(want as u64)
-                .read_to_end(&mut self.buffer)?;
+            let got = (&mut self.inner).take(want as u64).read_to_end(&mut self.buffer)?;
             self.ended = got < want;
         }
         let end = self.buffer.len().min(self.start.saturating_add(n));

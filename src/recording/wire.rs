@@ -67,12 +67,7 @@ pub(crate) fn put_column(out: &mut Vec<u8>, values: &[u64]) {
     } else if sparse < dense {
         out.push(SPARSE | width as u8);
         for group in values.chunks(8) {
-            out.push(
-                group
-                    .iter()
-                    .enumerate()
-                    .fold(0, |bits, (i, &v)| bits | (u8::from(v != 0) << i)),
-            );
+            out.push(group.iter().enumerate().fold(0, |bits, (i, &v)| bits | (u8::from(v != 0) << i)));
         }
         for v in values.iter().filter(|v| **v != 0) {
             out.extend_from_slice(&v.to_le_bytes()[..width]);
@@ -94,10 +89,7 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8], pos: usize) -> Cursor<'a> {
-        Cursor {
-            bytes,
-            pos: pos.min(bytes.len()),
-        }
+        Cursor { bytes, pos: pos.min(bytes.len()) }
     }
 
     pub(crate) fn pos(&self) -> usize {
@@ -137,10 +129,7 @@ impl<'a> Cursor<'a> {
 
     /// A number that must be at most `max`.
     pub(crate) fn count(&mut self, max: usize, what: &'static str) -> Result<usize, Bad> {
-        usize::try_from(self.varint()?)
-            .ok()
-            .filter(|n| *n <= max)
-            .ok_or(Bad(what))
+        usize::try_from(self.varint()?).ok().filter(|n| *n <= max).ok_or(Bad(what))
     }
 
     pub(crate) fn str(&mut self) -> Result<&'a str, Bad> {
@@ -241,15 +230,7 @@ mod tests {
 
     #[test]
     fn hostile_columns_are_refused() {
-        for bytes in [
-            &[][..],
-            &[9],
-            &[1],
-            &[0x11, 0xff],
-            &[0x11, 0x80, 1],
-            &[VARINT, 0x80],
-            &[0x40, 1, 2],
-        ] {
+        for bytes in [&[][..], &[9], &[1], &[0x11, 0xff], &[0x11, 0x80, 1], &[VARINT, 0x80], &[0x40, 1, 2]] {
             assert!(Cursor::new(bytes, 0).column(3, |_, _| {}).is_err(), "{bytes:?}");
         }
         assert!(Cursor::new(&[0xff; 12], 0).varint().is_err());

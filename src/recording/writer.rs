@@ -93,12 +93,7 @@ impl Writer<File> {
     /// Begins a recording at `path`. A file that is there is overwritten; a new one can be read by its owner only, since
     /// recordings hold names of processes and kernel messages.
     pub fn create(path: &Path, header: &Header) -> io::Result<Writer<File>> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
         Writer::new(file, header)
     }
 }
@@ -118,10 +113,7 @@ impl<W: Output> Writer<W> {
             number: 0,
             key_in: 0,
             failed: false,
-            written: Written {
-                bytes: head.len() as u64,
-                ..Written::default()
-            },
+            written: Written { bytes: head.len() as u64, ..Written::default() },
         })
     }
 
@@ -134,10 +126,7 @@ impl<W: Output> Writer<W> {
             self.raw.truncate(before);
             self.cut()?;
             self.key_in = 0;
-            return Err(WriteError::TooLarge {
-                stream: batch.stream.name.to_string(),
-                why: large.0,
-            });
+            return Err(WriteError::TooLarge { stream: batch.stream.name.to_string(), why: large.0 });
         }
         self.written.batches += 1;
         self.written.rows += batch.len() as u64;

@@ -64,7 +64,9 @@ mod tests {
     fn a_shell_reads_back_what_was_quoted() {
         let args: Vec<String> = (1..=127u8)
             .map(|b| format!("x{}y", b as char))
-            .chain(["", "\u{202e}\u{9b}", "!!", "a\\012", "'\n'", "*", "~root", "#", "{a,b}"].map(String::from))
+            .chain(
+                ["", "\u{202e}\u{9b}", "!!", "a\\012", "'\n'", "*", "~root", "#", "{a,b}"].map(String::from),
+            )
             .collect();
         let script = format!("printf '%s\\0' {}", command(&args));
         let out = match std::process::Command::new("bash").arg("-c").arg(script).output() {

@@ -1,7 +1,9 @@
 //! A verdict with everything in it, for tests.
 
 use whystall_engine::script::Severity;
-use whystall_engine::verdict::{Actor, Confidence, Evidence, Hint, Link, RuledOut, SCHEMA, State, Verdict, Workload};
+use whystall_engine::verdict::{
+    Actor, Confidence, Evidence, Hint, Link, RuledOut, SCHEMA, State, Verdict, Workload,
+};
 
 pub(crate) fn verdict() -> Verdict {
     let workload = Workload {
@@ -77,10 +79,15 @@ pub(crate) fn verdict() -> Verdict {
                 window_name: "hits".into(),
             },
         ],
-        ruled_out: vec![RuledOut { cause: "node.low_memory".into(), because: "allocstall did not move".into() }],
+        ruled_out: vec![RuledOut {
+            cause: "node.low_memory".into(),
+            because: "allocstall did not move".into(),
+        }],
         hints: vec![Hint {
             text: "raise the limit, or set memory.high below it so that reclaim starts earlier".into(),
-            command: Some(["systemctl", "set-property", "my app.service", "MemoryMax=2G"].map(String::from).to_vec()),
+            command: Some(
+                ["systemctl", "set-property", "my app.service", "MemoryMax=2G"].map(String::from).to_vec(),
+            ),
             risk: Some("the node may overcommit".into()),
             docs: Some("rules/memory/direct_reclaim_burst".into()),
         }],

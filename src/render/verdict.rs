@@ -54,7 +54,8 @@ fn headline(v: &Verdict, style: Style) -> String {
         (_, Severity::Warning) => style.yellow(state),
         (_, Severity::Info) => style.bold(state),
     };
-    let mut line = format!("{state} {}  {}  {}", v.severity.name(), style.bold(&escape(&v.cause)), escape(&v.subject));
+    let mut line =
+        format!("{state} {}  {}  {}", v.severity.name(), style.bold(&escape(&v.cause)), escape(&v.subject));
     if let Some(w) = v.workload.as_ref().and_then(workload) {
         let _ = write!(line, "\n  {w}");
     }
@@ -80,9 +81,10 @@ fn reasons(out: &mut String, v: &Verdict, style: Style) {
     }
     part(out, style, "culprits", v.culprits.iter().flat_map(actor));
     part(out, style, "victims", v.victims.iter().flat_map(actor));
-    let not = v.ruled_out.iter().flat_map(|r| {
-        wrap(&format!("{}: {}", escape(&r.cause), escape(&r.because)), WIDTH - MARGIN - 2)
-    });
+    let not = v
+        .ruled_out
+        .iter()
+        .flat_map(|r| wrap(&format!("{}: {}", escape(&r.cause), escape(&r.because)), WIDTH - MARGIN - 2));
     part(out, style, "not", not);
     let hints = v.hints.iter().flat_map(|h| {
         let mut lines = wrap(&escape(&h.text), WIDTH - MARGIN - 2);
@@ -107,6 +109,8 @@ fn part(out: &mut String, style: Style, name: &str, lines: impl IntoIterator<Ite
 fn evidence(e: &Evidence, own: &str) -> [String; 4] {
     let number = |x: f64| match e.unit.as_str() {
         "" => round(x),
+        "ratio" => format!("{} %", round(100.0 * x)),
+        "bytes" if x >= 1_048_576.0 => format!("{} MiB", round(x / 1_048_576.0)),
         unit => format!("{} {}", round(x), escape(unit)),
     };
     let field = escape(&e.field).into_owned();
@@ -233,17 +237,34 @@ mod tests {
     fn hostile_names_reach_no_terminal() {
         let evil = "a\x1b]0;x\x07\nb\u{202e}";
         let mut v = sample::verdict();
-        for s in [&mut v.subject, &mut v.summary, &mut v.rule, &mut v.cause, &mut v.host, &mut v.incident, &mut v.started_at] {
+        for s in [
+            &mut v.subject,
+            &mut v.summary,
+            &mut v.rule,
+            &mut v.cause,
+            &mut v.host,
+            &mut v.incident,
+            &mut v.started_at,
+        ] {
             *s = evil.into();
         }
-        v.workload = Some(Workload { namespace: Some(evil.into()), pod: Some(evil.into()), container: Some(evil.into()), unit: None });
-        v.chain.iter_mut().for_each(|l| (l.rule, l.cause, l.subject, l.summary) = (evil.into(), evil.into(), evil.into(), evil.into()));
+        v.workload = Some(Workload {
+            namespace: Some(evil.into()),
+            pod: Some(evil.into()),
+            container: Some(evil.into()),
+            unit: None,
+        });
+        v.chain.iter_mut().for_each(|l| {
+            (l.rule, l.cause, l.subject, l.summary) = (evil.into(), evil.into(), evil.into(), evil.into())
+        });
         for a in v.victims.iter_mut().chain(&mut v.culprits) {
-            (a.comm, a.cgroup, a.kind, a.stack) = (Some(evil.into()), Some(evil.into()), evil.into(), vec![evil.into()]);
+            (a.comm, a.cgroup, a.kind, a.stack) =
+                (Some(evil.into()), Some(evil.into()), evil.into(), vec![evil.into()]);
             (a.value, a.unit) = (Some(1.0), Some(evil.into()));
         }
         for e in &mut v.evidence {
-            (e.field, e.subject, e.calc, e.window, e.unit) = (evil.into(), evil.into(), evil.into(), evil.into(), evil.into());
+            (e.field, e.subject, e.calc, e.window, e.unit) =
+                (evil.into(), evil.into(), evil.into(), evil.into(), evil.into());
         }
         v.ruled_out.iter_mut().for_each(|r| (r.cause, r.because) = (evil.into(), evil.into()));
         for h in &mut v.hints {

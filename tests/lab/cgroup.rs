@@ -29,9 +29,7 @@ impl Layout {
     /// Reads the mounts. In a v2 tree a controller counts only if the root offers it.
     pub(crate) fn detect() -> Layout {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        Layout::parse(&mounts, |root| {
-            fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
-        })
+        Layout::parse(&mounts, |root| fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default())
     }
 
     fn parse(mounts: &str, controllers_of: impl Fn(&Path) -> String) -> Layout {
@@ -49,13 +47,7 @@ impl Layout {
             };
             for name in CONTROLLERS {
                 if offered.split_whitespace().any(|o| o == name) {
-                    layout.trees.insert(
-                        name,
-                        Tree {
-                            root: root.clone(),
-                            v2: kind == "cgroup2",
-                        },
-                    );
+                    layout.trees.insert(name, Tree { root: root.clone(), v2: kind == "cgroup2" });
                 }
             }
         }
@@ -64,9 +56,7 @@ impl Layout {
 
     /// The tree of one controller.
     pub(crate) fn tree(&self, controller: &str) -> Result<&Tree> {
-        self.trees
-            .get(controller)
-            .ok_or_else(|| anyhow!("no `{controller}` cgroup controller here"))
+        self.trees.get(controller).ok_or_else(|| anyhow!("no `{controller}` cgroup controller here"))
     }
 
     /// The distinct directories at which all controllers' trees are rooted.
@@ -146,17 +136,11 @@ impl Cgroup {
     }
 
     fn memory_dir(&self) -> Result<(&Path, bool)> {
-        self.memory
-            .as_ref()
-            .map(|(p, v2)| (p.as_path(), *v2))
-            .context("no memory controller")
+        self.memory.as_ref().map(|(p, v2)| (p.as_path(), *v2)).context("no memory controller")
     }
 
     fn cpu_dir(&self) -> Result<(&Path, bool)> {
-        self.cpu
-            .as_ref()
-            .map(|(p, v2)| (p.as_path(), *v2))
-            .context("no cpu controller")
+        self.cpu.as_ref().map(|(p, v2)| (p.as_path(), *v2)).context("no cpu controller")
     }
 
     /// Limits memory to `mib` MiB, and keeps anonymous memory out of swap, which would soften the limit.
@@ -177,20 +161,13 @@ impl Cgroup {
     /// How often the group ran into its limit: v1 `memory.failcnt`, v2 `max` of `memory.events`.
     pub(crate) fn limit_hits(&self) -> Result<u64> {
         let (dir, v2) = self.memory_dir()?;
-        if v2 {
-            keyed(&dir.join("memory.events"), "max")
-        } else {
-            single(&dir.join("memory.failcnt"))
-        }
+        if v2 { keyed(&dir.join("memory.events"), "max") } else { single(&dir.join("memory.failcnt")) }
     }
 
     /// How many of the group's tasks the OOM killer killed.
     pub(crate) fn oom_kills(&self) -> Result<u64> {
         let (dir, v2) = self.memory_dir()?;
-        keyed(
-            &dir.join(if v2 { "memory.events" } else { "memory.oom_control" }),
-            "oom_kill",
-        )
+        keyed(&dir.join(if v2 { "memory.events" } else { "memory.oom_control" }), "oom_kill")
     }
 
     /// Bytes of page cache charged to the group and its descendants, dying ones included on v1.
@@ -231,11 +208,7 @@ impl Cgroup {
         } else {
             keyed(&stat, "throttled_time")? / 1_000_000
         };
-        Ok(Throttled {
-            periods: keyed(&stat, "nr_periods")?,
-            throttled: keyed(&stat, "nr_throttled")?,
-            ms,
-        })
+        Ok(Throttled { periods: keyed(&stat, "nr_periods")?, throttled: keyed(&stat, "nr_throttled")?, ms })
     }
 
     /// Memory cgroups that were removed but live on. v1: all known to the kernel less the directories, host-wide; v2:
@@ -258,10 +231,7 @@ impl Cgroup {
 
 fn directories(root: &Path) -> u64 {
     let below = fs::read_dir(root).into_iter().flatten().flatten();
-    1 + below
-        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
-        .map(|e| directories(&e.path()))
-        .sum::<u64>()
+    1 + below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| directories(&e.path())).sum::<u64>()
 }
 
 /// On v2 a group's children get a controller only if the group hands it down; a refusal shows at first use.
@@ -277,9 +247,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 
 fn single(path: &Path) -> Result<u64> {
     let text = fs::read_to_string(path).with_context(|| format!("{path:?}"))?;
-    text.trim()
-        .parse()
-        .with_context(|| format!("{path:?} holds no number"))
+    text.trim().parse().with_context(|| format!("{path:?} holds no number"))
 }
 
 fn keyed(path: &Path, key: &str) -> Result<u64> {
@@ -296,26 +264,12 @@ pub(crate) fn self_test() -> Result<()> {
               cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
     let v2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
     let tree = |l: &Layout, c| l.tree(c).cloned().map_err(|e| e.to_string());
-    let of = |root: &str, v2| {
-        Ok(Tree {
-            root: root.into(),
-            v2,
-        })
-    };
-    let (a, b) = (
-        Layout::parse(v1, |_| String::new()),
-        Layout::parse(v2, |_| "cpu io memory\n".into()),
-    );
-    anyhow::ensure!(
-        tree(&a, "memory") == of("/sys/fs/cgroup/memory", false),
-        "v1 memory: {a:?}"
-    );
+    let of = |root: &str, v2| Ok(Tree { root: root.into(), v2 });
+    let (a, b) = (Layout::parse(v1, |_| String::new()), Layout::parse(v2, |_| "cpu io memory\n".into()));
+    anyhow::ensure!(tree(&a, "memory") == of("/sys/fs/cgroup/memory", false), "v1 memory: {a:?}");
     anyhow::ensure!(tree(&a, "cpuacct") == tree(&a, "cpu"), "co-mounted: {a:?}");
     anyhow::ensure!(tree(&b, "memory") == of("/sys/fs/cgroup", true), "v2: {b:?}");
     anyhow::ensure!(tree(&b, "cpuacct").is_err(), "v2 has no cpuacct: {b:?}");
-    anyhow::ensure!(
-        tree(&Layout::parse("", |_| String::new()), "memory").is_err(),
-        "nothing mounted"
-    );
+    anyhow::ensure!(tree(&Layout::parse("", |_| String::new()), "memory").is_err(), "nothing mounted");
     Ok(())
 }

@@ -30,15 +30,9 @@ impl Snapshot {
             boot_ns: sys::boot_ns(),
             vmstat: vmstat
                 .lines()
-                .filter_map(|l| {
-                    l.split_once(' ')
-                        .and_then(|(k, v)| Some((k.to_owned(), v.parse().ok()?)))
-                })
+                .filter_map(|l| l.split_once(' ').and_then(|(k, v)| Some((k.to_owned(), v.parse().ok()?))))
                 .collect(),
-            psi_us: ["cpu", "memory", "io"]
-                .into_iter()
-                .filter_map(|n| Some((n, psi(n)?)))
-                .collect(),
+            psi_us: ["cpu", "memory", "io"].into_iter().filter_map(|n| Some((n, psi(n)?))).collect(),
             steal: parse_steal(&fs::read_to_string("/proc/stat").unwrap_or_default()),
         }
     }
@@ -51,11 +45,7 @@ impl Snapshot {
         let ticks = self.steal.1.saturating_sub(earlier.steal.1).max(1);
         Delta {
             seconds: self.boot_ns.saturating_sub(earlier.boot_ns).max(1) as f64 / 1e9,
-            vmstat: self
-                .vmstat
-                .iter()
-                .map(|(k, v)| moved(k, v, &earlier.vmstat))
-                .collect(),
+            vmstat: self.vmstat.iter().map(|(k, v)| moved(k, v, &earlier.vmstat)).collect(),
             psi_us: self
                 .psi_us
                 .iter()
@@ -78,18 +68,12 @@ pub(crate) struct Delta {
 impl Delta {
     /// The sum of all vmstat counters whose name begins with `prefix`: `allocstall` comes once a zone.
     pub(crate) fn vmstat(&self, prefix: &str) -> u64 {
-        self.vmstat
-            .iter()
-            .filter(|(k, _)| k.starts_with(prefix))
-            .map(|(_, v)| v)
-            .sum()
+        self.vmstat.iter().filter(|(k, _)| k.starts_with(prefix)).map(|(_, v)| v).sum()
     }
 
     /// The share of time in which some task waited for `resource`, in percent; `None` without PSI.
     pub(crate) fn psi_percent(&self, resource: &str) -> Option<f64> {
-        self.psi_us
-            .get(resource)
-            .map(|us| *us as f64 / 1e4 / self.seconds)
+        self.psi_us.get(resource).map(|us| *us as f64 / 1e4 / self.seconds)
     }
 }
 
@@ -125,11 +109,7 @@ impl SchedStat {
         let mut numbers = text.split_whitespace().map_while(|w| w.parse().ok());
         let (run, wait, slices) = (numbers.next(), numbers.next(), numbers.next());
         match (run, wait, slices) {
-            (Some(run_ns), Some(wait_ns), Some(slices)) => Ok(SchedStat {
-                run_ns,
-                wait_ns,
-                slices,
-            }),
+            (Some(run_ns), Some(wait_ns), Some(slices)) => Ok(SchedStat { run_ns, wait_ns, slices }),
             _ => anyhow::bail!("{path} is not three numbers: {text:?}"),
         }
     }
@@ -150,13 +130,7 @@ impl SchedStat {
 }
 
 fn parse_psi_some(text: &str) -> Option<u64> {
-    text.lines()
-        .find(|l| l.starts_with("some"))?
-        .split_once("total=")?
-        .1
-        .trim()
-        .parse()
-        .ok()
+    text.lines().find(|l| l.starts_with("some"))?.split_once("total=")?.1.trim().parse().ok()
 }
 
 /// Steal and all ticks of the `cpu` line; the guest columns are part of user time already.
@@ -178,10 +152,7 @@ pub(crate) fn self_test() -> Result<()> {
     let psi = "some avg10=0.00 avg60=0.00 avg300=0.00 total=5269649\nfull avg10=0.00 total=7\n";
     anyhow::ensure!(parse_psi_some(psi) == Some(5_269_649), "psi");
     anyhow::ensure!(parse_psi_some("").is_none(), "no psi is no zero");
-    anyhow::ensure!(
-        parse_steal("cpu  1 2 3 4 5 6 7 8 9 9\ncpu0 1\n") == (8, 36),
-        "steal"
-    );
+    anyhow::ensure!(parse_steal("cpu  1 2 3 4 5 6 7 8 9 9\ncpu0 1\n") == (8, 36), "steal");
     let at = |boot_ns, stall| Snapshot {
         boot_ns,
         vmstat: [("allocstall_dma".into(), 1), ("allocstall_normal".into(), stall)].into(),
@@ -190,9 +161,6 @@ pub(crate) fn self_test() -> Result<()> {
     };
     let delta = at(3_000_000_000, 500).since(&at(1_000_000_000, 300));
     anyhow::ensure!(delta.vmstat("allocstall") == 200, "sum over zones: {delta:?}");
-    anyhow::ensure!(
-        delta.psi_percent("memory") == Some(10.0),
-        "200 ms of 2 s: {delta:?}"
-    );
+    anyhow::ensure!(delta.psi_percent("memory") == Some(10.0), "200 ms of 2 s: {delta:?}");
     Ok(())
 }

@@ -40,33 +40,16 @@ impl Daemon {
         fs::write(&config, "rules_dirs = []\n").with_context(|| format!("{config:?}"))?;
         let built = env!("CARGO_BIN_EXE_whystall").into();
         let mut command = Command::new(std::env::var_os("LAB_WHYSTALL").unwrap_or(built));
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(&config)
-            .args(["--output", "json"]);
+        command.arg("run").arg("--config").arg(&config).args(["--output", "json"]);
         command.arg("--for").arg(format!("{}s", longest.as_secs()));
         command.env("STATE_DIRECTORY", &state).env_remove("NOTIFY_SOCKET");
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = sys::die_with_parent(&mut command)
-            .spawn()
-            .context("cannot start whystall")?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = sys::die_with_parent(&mut command).spawn().context("cannot start whystall")?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
-        let mut daemon = Daemon {
-            child,
-            stdout: Lines::default(),
-            stderr: Lines::default(),
-            readers: Vec::new(),
-        };
-        daemon
-            .readers
-            .extend(out.map(|pipe| collect(pipe, daemon.stdout.clone(), quiet_cpus.to_vec())));
-        daemon
-            .readers
-            .extend(err.map(|pipe| collect(pipe, daemon.stderr.clone(), quiet_cpus.to_vec())));
+        let mut daemon =
+            Daemon { child, stdout: Lines::default(), stderr: Lines::default(), readers: Vec::new() };
+        daemon.readers.extend(out.map(|pipe| collect(pipe, daemon.stdout.clone(), quiet_cpus.to_vec())));
+        daemon.readers.extend(err.map(|pipe| collect(pipe, daemon.stderr.clone(), quiet_cpus.to_vec())));
         daemon.wait_until_watching()?;
         Ok(daemon)
     }
@@ -75,16 +58,10 @@ impl Daemon {
         let end = Instant::now() + READY;
         while !lines(&self.stderr).iter().any(|l| l.text.contains("watching")) {
             if let Some(status) = self.child.try_wait().context("waiting for whystall")? {
-                bail!(
-                    "whystall ended before it was watching: {status}\n{}",
-                    self.stderr_tail()
-                );
+                bail!("whystall ended before it was watching: {status}\n{}", self.stderr_tail());
             }
             if Instant::now() >= end {
-                bail!(
-                    "whystall was not `watching` within {READY:?}\n{}",
-                    self.stderr_tail()
-                );
+                bail!("whystall was not `watching` within {READY:?}\n{}", self.stderr_tail());
             }
             if sys::interrupted() {
                 bail!("interrupted");
@@ -118,10 +95,7 @@ impl Daemon {
                 return Ok(status);
             }
             if Instant::now() >= end {
-                bail!(
-                    "whystall did not end within 10 s of SIGTERM\n{}",
-                    self.stderr_tail()
-                );
+                bail!("whystall did not end within 10 s of SIGTERM\n{}", self.stderr_tail());
             }
             sleep(Duration::from_millis(10));
         }

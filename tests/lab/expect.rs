@@ -54,10 +54,7 @@ impl SubjectPattern {
         let cgroup = || {
             let path = subject.strip_prefix("cgroup:");
             // On a host where the controller's root is itself a container, whystall may see a longer path.
-            names
-                .cgroup
-                .as_deref()
-                .is_some_and(|own| path.is_some_and(|p| p.ends_with(own)))
+            names.cgroup.as_deref().is_some_and(|own| path.is_some_and(|p| p.ends_with(own)))
         };
         let cpu = || names.cpu.is_some_and(|cpu| subject == format!("cpu:{cpu}"));
         match self {
@@ -101,19 +98,12 @@ impl Verdict {
     fn parse(line: &Line) -> Result<Verdict> {
         let value: Value = serde_json::from_str(&line.text)
             .map_err(|e| anyhow::anyhow!("a line on stdout is no JSON ({e}): {}", line.text))?;
-        ensure!(
-            value["schema"] == "whystall.verdict/1",
-            "a line on stdout is no verdict: {}",
-            line.text
-        );
+        ensure!(value["schema"] == "whystall.verdict/1", "a line on stdout is no verdict: {}", line.text);
         let text = |name: &str| match value[name].as_str() {
             Some(s) if !s.is_empty() => Ok(s.to_owned()),
             _ => bail!("a verdict has no `{name}`: {}", line.text),
         };
-        let ruled_out = value["ruled_out"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let ruled_out = value["ruled_out"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(Verdict {
             at_ns: line.at_ns,
             incident: text("incident")?,
@@ -122,10 +112,7 @@ impl Verdict {
             cause: text("cause")?,
             subject: text("subject")?,
             summary: text("summary")?,
-            ruled_out: ruled_out
-                .iter()
-                .filter_map(|r| r["cause"].as_str().map(str::to_owned))
-                .collect(),
+            ruled_out: ruled_out.iter().filter_map(|r| r["cause"].as_str().map(str::to_owned)).collect(),
         })
     }
 
@@ -138,11 +125,7 @@ impl Verdict {
 pub(crate) fn all_resolved(lines: &[Line]) -> bool {
     let verdicts: Vec<Verdict> = lines.iter().filter_map(|l| Verdict::parse(l).ok()).collect();
     let with = |state: &str| -> BTreeSet<&str> {
-        verdicts
-            .iter()
-            .filter(|v| v.state == state)
-            .map(|v| v.incident.as_str())
-            .collect()
+        verdicts.iter().filter(|v| v.state == state).map(|v| v.incident.as_str()).collect()
     };
     let fired = with("firing");
     !fired.is_empty() && with("resolved").is_superset(&fired)
@@ -152,36 +135,16 @@ pub(crate) fn all_resolved(lines: &[Line]) -> bool {
 /// began. `Ok(None)` is silence as expected.
 pub(crate) fn judge(expect: &Expect, names: &Names, onset_ns: u64, lines: &[Line]) -> Result<Option<Seen>> {
     let verdicts = lines.iter().map(Verdict::parse).collect::<Result<Vec<_>>>()?;
-    let Expect::Verdict {
-        rule,
-        causes,
-        subject,
-        ruled_out_contains,
-        summary_names_cgroup,
-        resolved,
-    } = expect
+    let Expect::Verdict { rule, causes, subject, ruled_out_contains, summary_names_cgroup, resolved } =
+        expect
     else {
-        ensure!(
-            verdicts.is_empty(),
-            "silence was expected, but there are {} verdict lines",
-            verdicts.len()
-        );
+        ensure!(verdicts.is_empty(), "silence was expected, but there are {} verdict lines", verdicts.len());
         return Ok(None);
     };
-    let fired: BTreeSet<&str> = verdicts
-        .iter()
-        .filter(|v| v.state == "firing")
-        .map(|v| v.incident.as_str())
-        .collect();
-    ensure!(
-        !fired.is_empty(),
-        "no verdict fired; expected {rule} with one of {causes:?}"
-    );
-    ensure!(
-        fired.len() == 1,
-        "one incident was expected, but {} fired: {fired:?}",
-        fired.len()
-    );
+    let fired: BTreeSet<&str> =
+        verdicts.iter().filter(|v| v.state == "firing").map(|v| v.incident.as_str()).collect();
+    ensure!(!fired.is_empty(), "no verdict fired; expected {rule} with one of {causes:?}");
+    ensure!(fired.len() == 1, "one incident was expected, but {} fired: {fired:?}", fired.len());
     if let Some(early) = verdicts.iter().find(|v| v.at_ns < onset_ns) {
         bail!("{} ({}) came before the fault began", early.rule, early.cause);
     }
@@ -192,10 +155,8 @@ pub(crate) fn judge(expect: &Expect, names: &Names, onset_ns: u64, lines: &[Line
     };
     let last = open.last().filter(|v| fits(v));
     let (Some(last), Some(first)) = (last, open.iter().find(|v| fits(v))) else {
-        let said: Vec<String> = open
-            .iter()
-            .map(|v| format!("{} {} {} about {}", v.state, v.rule, v.cause, v.subject))
-            .collect();
+        let said: Vec<String> =
+            open.iter().map(|v| format!("{} {} {} about {}", v.state, v.rule, v.cause, v.subject)).collect();
         bail!("expected {rule} with one of {causes:?} about {subject:?} {names:?}; said: {said:?}");
     };
     for cause in *ruled_out_contains {
@@ -206,21 +167,10 @@ pub(crate) fn judge(expect: &Expect, names: &Names, onset_ns: u64, lines: &[Line
         );
     }
     if *summary_names_cgroup {
-        let name = names
-            .cgroup
-            .as_deref()
-            .unwrap_or_default()
-            .trim_start_matches('/');
-        ensure!(
-            !name.is_empty() && last.summary.contains(name),
-            "`{name}` is not in `{}`",
-            last.summary
-        );
+        let name = names.cgroup.as_deref().unwrap_or_default().trim_start_matches('/');
+        ensure!(!name.is_empty() && last.summary.contains(name), "`{name}` is not in `{}`", last.summary);
     }
-    ensure!(
-        !resolved || all_resolved(lines),
-        "the incident was not resolved after the fault had ended"
-    );
+    ensure!(!resolved || all_resolved(lines), "the incident was not resolved after the fault had ended");
     Ok(Some(Seen {
         rule: first.rule.clone(),
         cause: first.cause.clone(),
@@ -241,10 +191,7 @@ pub(crate) fn self_test() -> Result<()> {
         .to_string(),
     };
     let good = "cgroup:/whystall-lab-x-1";
-    let names = Names {
-        cgroup: Some("/whystall-lab-x-1".into()),
-        cpu: None,
-    };
+    let names = Names { cgroup: Some("/whystall-lab-x-1".into()), cpu: None };
     let expect = |resolved, rules_out| Expect::Verdict {
         rule: "memory.x",
         causes: &["memcg.limit"],
@@ -258,59 +205,21 @@ pub(crate) fn self_test() -> Result<()> {
     let other = line(13_000_000, "b", "firing", "memcg.limit", good);
     let changes = line(15_000_000, "a", "updated", "memcg.high", good);
     let elsewhere = line(12_000_000, "a", "firing", "memcg.limit", "cgroup:/other");
-    let garbage = Line {
-        at_ns: 0,
-        text: "watching".into(),
-    };
+    let garbage = Line { at_ns: 0, text: "watching".into() };
     let low: &[&str] = &["node.low_memory"];
     let cases: [(&str, Expect, Vec<&Line>, Option<&str>); 12] = [
         ("fires and resolves", expect(true, low), vec![&fires, &ends], None),
         ("need not resolve", expect(false, low), vec![&fires], None),
-        (
-            "does not resolve",
-            expect(true, low),
-            vec![&fires],
-            Some("not resolved"),
-        ),
+        ("does not resolve", expect(true, low), vec![&fires], Some("not resolved")),
         ("says nothing", expect(false, low), vec![], Some("no verdict")),
-        (
-            "two incidents",
-            expect(false, low),
-            vec![&fires, &other],
-            Some("one incident"),
-        ),
-        (
-            "changes its mind",
-            expect(false, low),
-            vec![&fires, &changes],
-            Some("expected"),
-        ),
-        (
-            "another subject",
-            expect(false, low),
-            vec![&elsewhere],
-            Some("expected"),
-        ),
-        (
-            "rules out too little",
-            expect(false, &["cpu.steal"]),
-            vec![&fires],
-            Some("ruled out"),
-        ),
-        (
-            "no verdict on stdout",
-            expect(false, low),
-            vec![&garbage],
-            Some("no JSON"),
-        ),
+        ("two incidents", expect(false, low), vec![&fires, &other], Some("one incident")),
+        ("changes its mind", expect(false, low), vec![&fires, &changes], Some("expected")),
+        ("another subject", expect(false, low), vec![&elsewhere], Some("expected")),
+        ("rules out too little", expect(false, &["cpu.steal"]), vec![&fires], Some("ruled out")),
+        ("no verdict on stdout", expect(false, low), vec![&garbage], Some("no JSON")),
         ("silent as expected", Expect::Silence, vec![], None),
         ("not silent", Expect::Silence, vec![&fires], Some("silence")),
-        (
-            "even a resolve is not silence",
-            Expect::Silence,
-            vec![&ends],
-            Some("silence"),
-        ),
+        ("even a resolve is not silence", Expect::Silence, vec![&ends], Some("silence")),
     ];
     for (what, expect, lines, complaint) in cases {
         let lines: Vec<Line> = lines.into_iter().cloned().collect();
@@ -320,20 +229,9 @@ pub(crate) fn self_test() -> Result<()> {
             (result, _) => bail!("case `{what}`: {result:?}"),
         }
     }
-    let early = judge(
-        &expect(false, low),
-        &names,
-        13_000_000,
-        std::slice::from_ref(&fires),
-    );
-    ensure!(
-        early.is_err_and(|e| e.to_string().contains("before")),
-        "case `before the fault`"
-    );
+    let early = judge(&expect(false, low), &names, 13_000_000, std::slice::from_ref(&fires));
+    ensure!(early.is_err_and(|e| e.to_string().contains("before")), "case `before the fault`");
     let seen = judge(&expect(false, low), &names, 10_000_000, &[fires])?;
-    ensure!(
-        seen.is_some_and(|s| s.latency_ms == 2.0),
-        "latency from onset to the first line that fits"
-    );
+    ensure!(seen.is_some_and(|s| s.latency_ms == 2.0), "latency from onset to the first line that fits");
     Ok(())
 }

@@ -44,9 +44,7 @@ impl Thing {
         match kind {
             "cgroup" => Some(Thing::Cgroup(rest.into())),
             "dir" => Some(Thing::Dir(rest.into())),
-            "sysctl" => rest
-                .split_once('=')
-                .map(|(p, v)| Thing::Sysctl(p.into(), v.into())),
+            "sysctl" => rest.split_once('=').map(|(p, v)| Thing::Sysctl(p.into(), v.into())),
             _ => None,
         }
     }
@@ -83,10 +81,7 @@ fn remove_once(dir: &Path) -> io::Result<()> {
             remove_once(&entry.path())?;
         }
     }
-    for pid in fs::read_to_string(dir.join("cgroup.procs"))?
-        .lines()
-        .filter_map(|l| l.parse().ok())
-    {
+    for pid in fs::read_to_string(dir.join("cgroup.procs"))?.lines().filter_map(|l| l.parse().ok()) {
         if pid != std::process::id() {
             let _ = sys::kill(pid, libc::SIGKILL);
         }
@@ -105,10 +100,7 @@ impl Guard {
     /// Registers `thing` with the reaper; call it before making the thing, so that no moment is unguarded.
     pub(crate) fn new(reaper: &Arc<Reaper>, thing: Thing) -> Result<Guard> {
         reaper.say(format_args!("+{thing}"))?;
-        Ok(Guard {
-            thing,
-            reaper: reaper.clone(),
-        })
+        Ok(Guard { thing, reaper: reaper.clone() })
     }
 }
 
@@ -136,10 +128,7 @@ impl Reaper {
         command.args([crate::ROLE_ARG, "reaper"]).stdin(Stdio::piped());
         let mut child = command.spawn().context("cannot start the reaper")?;
         let pipe = Mutex::new(child.stdin.take());
-        Ok(Arc::new(Reaper {
-            pipe,
-            child: Mutex::new(child),
-        }))
+        Ok(Arc::new(Reaper { pipe, child: Mutex::new(child) }))
     }
 
     fn say(&self, line: fmt::Arguments<'_>) -> Result<()> {

@@ -27,19 +27,12 @@ impl Kid {
     /// Starts `role` with `settings` (`name=value` words); it joins `group` itself before it does anything else.
     pub(crate) fn start(role: &'static str, group: Option<&Cgroup>, settings: &[String]) -> Result<Kid> {
         let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("whystall-lab")
-            .args([crate::ROLE_ARG, role])
-            .args(settings);
+        command.arg0("whystall-lab").args([crate::ROLE_ARG, role]).args(settings);
         for procs in group.map(Cgroup::procs).unwrap_or_default() {
             command.arg(format!("join={}", procs.display()));
         }
-        sys::die_with_parent(&mut command)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start a child as `{role}`"))?;
+        sys::die_with_parent(&mut command).stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.spawn().with_context(|| format!("cannot start a child as `{role}`"))?;
         Ok(Kid { role, child })
     }
 
@@ -50,9 +43,7 @@ impl Kid {
 
     /// Whether it has ended, and how; never waits.
     pub(crate) fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("waiting for `{}`", self.role))
+        self.child.try_wait().with_context(|| format!("waiting for `{}`", self.role))
     }
 
     /// Waits until it ends, at most `limit`.
@@ -77,17 +68,10 @@ impl Kid {
         let status = self.wait(limit)?;
         let mut text = String::new();
         if let Some(stdout) = self.child.stdout.as_mut() {
-            stdout
-                .take(1 << 16)
-                .read_to_string(&mut text)
-                .context("reading a child's report")?;
+            stdout.take(1 << 16).read_to_string(&mut text).context("reading a child's report")?;
         }
         if !status.success() {
-            bail!(
-                "child `{}` failed: {status} (signal {:?}): {text}",
-                self.role,
-                status.signal()
-            );
+            bail!("child `{}` failed: {status} (signal {:?}): {text}", self.role, status.signal());
         }
         Ok(text
             .split_whitespace()
@@ -106,8 +90,5 @@ impl Drop for Kid {
 
 /// A number that a role must have reported.
 pub(crate) fn number(report: &Report, name: &str) -> Result<f64> {
-    report
-        .get(name)
-        .copied()
-        .with_context(|| format!("a child did not report `{name}`: {report:?}"))
+    report.get(name).copied().with_context(|| format!("a child did not report `{name}`: {report:?}"))
 }

@@ -2,11 +2,7 @@
 //!
 //! `cargo test --release --test lab [-- NAME]`, as root; see docs/lab.md. It runs one fault at a time, proves each by
 //! the kernel's own counters, and removes all that it made. It is never part of a plain `cargo test`.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a test runner talks to a terminal"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test runner talks to a terminal")]
 
 mod cgroup;
 mod counters;
@@ -66,9 +62,7 @@ fn trials(lab: &Arc<Mutex<run::Lab>>) -> Vec<Trial> {
     let faults = faults::ALL.iter().map(|fault| {
         let lab = lab.clone();
         Trial::ignorable_test(fault.name, move || {
-            let mut lab = lab
-                .lock()
-                .map_err(|_| Failed::from("an earlier fault panicked"))?;
+            let mut lab = lab.lock().map_err(|_| Failed::from("an earlier fault panicked"))?;
             match lab.run(fault) {
                 Ok(run::Outcome::Passed) => Ok(Completion::Completed),
                 Ok(run::Outcome::Skipped(why)) => Ok(Completion::ignored_with(format!("skipped: {why}"))),

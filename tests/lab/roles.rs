@@ -16,30 +16,20 @@ struct Settings(Vec<(String, String)>);
 
 impl Settings {
     fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.0
-            .iter()
-            .filter(move |(k, _)| k == name)
-            .map(|(_, v)| v.as_str())
+        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
     fn text(&self, name: &str) -> Result<&str> {
-        self.all(name)
-            .next()
-            .with_context(|| format!("the role needs `{name}=`"))
+        self.all(name).next().with_context(|| format!("the role needs `{name}=`"))
     }
 
     fn number(&self, name: &str) -> Result<u64> {
         let text = self.text(name)?;
-        text.parse()
-            .with_context(|| format!("`{name}={text}` is no number"))
+        text.parse().with_context(|| format!("`{name}={text}` is no number"))
     }
 
     fn or(&self, name: &str, default: u64) -> Result<u64> {
-        if self.all(name).next().is_some() {
-            self.number(name)
-        } else {
-            Ok(default)
-        }
+        if self.all(name).next().is_some() { self.number(name) } else { Ok(default) }
     }
 }
 
@@ -110,11 +100,7 @@ fn spin(settings: &Settings, end: Instant) -> Result<()> {
     let on = Duration::from_millis(settings.or("on_ms", 0)?);
     let off = Duration::from_millis(settings.or("off_ms", 0)?);
     while Instant::now() < end {
-        burn_until(if on.is_zero() {
-            end
-        } else {
-            end.min(Instant::now() + on)
-        });
+        burn_until(if on.is_zero() { end } else { end.min(Instant::now() + on) });
         sleep(off);
     }
     Ok(())
@@ -124,12 +110,7 @@ fn spin(settings: &Settings, end: Instant) -> Result<()> {
 fn report_waits(mut waits: Vec<Duration>) {
     waits.sort_unstable();
     let ms = |d: Option<&Duration>| d.map_or(0.0, |d| d.as_secs_f64() * 1e3);
-    println!(
-        "n={} p50_ms={:.3} max_ms={:.3}",
-        waits.len(),
-        ms(waits.get(waits.len() / 2)),
-        ms(waits.last())
-    );
+    println!("n={} p50_ms={:.3} max_ms={:.3}", waits.len(), ms(waits.get(waits.len() / 2)), ms(waits.last()));
 }
 
 /// An ordinary service: wakes every `period_ms`, works `work_ms` of CPU time, and measures from when it should have
@@ -168,19 +149,14 @@ fn alloc(settings: &Settings, end: Instant) -> Result<()> {
 fn churn(settings: &Settings, end: Instant) -> Result<()> {
     let (anon_mib, file_mib) = (settings.or("anon_mib", 0)? as usize, settings.number("file_mib")?);
     let path = settings.text("file")?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path);
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     let file = file.with_context(|| format!("cannot make {path}"))?;
     let mut buffer = vec![0x5au8; 1 << 20];
     for mib in 0..file_mib {
         if Instant::now() >= end {
             break;
         }
-        file.write_all_at(&buffer, mib << 20)
-            .context("writing the scratch file")?;
+        file.write_all_at(&buffer, mib << 20).context("writing the scratch file")?;
     }
     let (mut read, mut turns) = (0u64, 0u64);
     while Instant::now() < end {
@@ -190,16 +166,13 @@ fn churn(settings: &Settings, end: Instant) -> Result<()> {
         }
         let mut at = 0;
         while Instant::now() < end {
-            let n = file
-                .read_at(&mut buffer, at)
-                .context("reading the scratch file")?;
+            let n = file.read_at(&mut buffer, at).context("reading the scratch file")?;
             if n == 0 {
                 break;
             }
             // A page is dirtied now and then, so that reclaim meets some that must be written first.
             if at.is_multiple_of(16 << 20) {
-                file.write_all_at(&buffer[..4096], at)
-                    .context("writing the scratch file")?;
+                file.write_all_at(&buffer[..4096], at).context("writing the scratch file")?;
             }
             at += n as u64;
             read += n as u64;

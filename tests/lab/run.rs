@@ -81,11 +81,7 @@ impl Lab {
                 return Ok(Outcome::Skipped(why));
             }
             println!();
-            if flag("LAB_DRY") {
-                dry(host, fault)
-            } else {
-                watched(host, fault)
-            }
+            if flag("LAB_DRY") { dry(host, fault) } else { watched(host, fault) }
         };
         self.stopped = sys::interrupted();
         self.rows.push(row?);
@@ -111,12 +107,7 @@ impl Lab {
 fn row_of(name: &str, cells: &[&str]) -> String {
     let width = if flag("LAB_DRY") { 2 } else { 3 };
     let padding = std::iter::repeat_n("–", width - cells.len().min(width));
-    let cells: String = cells
-        .iter()
-        .copied()
-        .chain(padding)
-        .map(|cell| format!(" {cell} |"))
-        .collect();
+    let cells: String = cells.iter().copied().chain(padding).map(|cell| format!(" {cell} |")).collect();
     format!("| `{name}` |{cells}")
 }
 
@@ -125,11 +116,7 @@ fn dry(host: &Host, fault: &Fault) -> Result<String> {
     let start = Instant::now();
     let proof = (fault.run)(&mut Scene::new(host, fault.name, None))?.verify()?;
     println!("  proof: {proof}");
-    Ok(format!(
-        "| `{}` | {:.1} | {proof} |",
-        fault.name,
-        start.elapsed().as_secs_f64()
-    ))
+    Ok(format!("| `{}` | {:.1} | {proof} |", fault.name, start.elapsed().as_secs_f64()))
 }
 
 /// The fault with whystall watching.
@@ -143,17 +130,10 @@ fn watched(host: &Host, fault: &Fault) -> Result<String> {
     let delta = Snapshot::take().since(&before);
     let judged = observed.and_then(|(names, onset_ns)| {
         let status = status?;
-        ensure!(
-            status.success(),
-            "whystall ended with {status} when it was asked to stop"
-        );
+        ensure!(status.success(), "whystall ended with {status} when it was asked to stop");
         expect::judge(&fault.expect, &names, onset_ns, &daemon.verdicts())
     });
-    let lines: String = daemon
-        .verdicts()
-        .iter()
-        .map(|l| format!("    {}\n", l.text))
-        .collect();
+    let lines: String = daemon.verdicts().iter().map(|l| format!("    {}\n", l.text)).collect();
     let judged = judged.map_err(|e| {
         let log = daemon.stderr_tail();
         anyhow!("{e:#}\n  over the run: {delta}\n  verdict lines:\n{lines}  its log:\n{log}")
@@ -164,12 +144,7 @@ fn watched(host: &Host, fault: &Fault) -> Result<String> {
             println!("  silent as expected; {delta}");
             row_of(name, &["silent"])
         }
-        Some(Seen {
-            rule,
-            cause,
-            subject,
-            latency_ms,
-        }) => {
+        Some(Seen { rule, cause, subject, latency_ms }) => {
             println!("  {rule} {cause} about {subject}, {latency_ms:.0} ms after the onset");
             row_of(name, &[&rule, &cause, &format!("{:.2} s", latency_ms / 1e3)])
         }
@@ -182,9 +157,7 @@ fn observe(host: &Host, fault: &Fault, daemon: &Daemon) -> Result<(expect::Names
     let mut scene = Scene::new(host, fault.name, Some(daemon));
     scene.sleep(WARM_UP)?;
     let begun = sys::boot_ns();
-    let proof = (fault.run)(&mut scene)
-        .context("the fault could not be made")?
-        .verify()?;
+    let proof = (fault.run)(&mut scene).context("the fault could not be made")?.verify()?;
     println!("  proof: {proof}");
     let onset_ns = scene.onset_ns.unwrap_or(begun);
     let ago = sys::boot_ns().saturating_sub(onset_ns);

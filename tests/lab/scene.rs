@@ -46,10 +46,7 @@ impl Host {
 
     /// The CPUs on which the lab's own timekeeping is not disturbed by a fault on [`Host::victim_cpu`].
     pub(crate) fn quiet_cpus(&self) -> Vec<usize> {
-        self.cpus
-            .get(..self.cpus.len().saturating_sub(1).max(1))
-            .unwrap_or_default()
-            .to_vec()
+        self.cpus.get(..self.cpus.len().saturating_sub(1).max(1)).unwrap_or_default().to_vec()
     }
 
     /// `Err` if a controller is missing.
@@ -64,12 +61,7 @@ impl Host {
             return Err(format!("{} is no disk; name one in LAB_DIR", self.disk.display()));
         }
         if free >> 20 < mib * 2 {
-            return Err(format!(
-                "{} has {} MiB free, needs {}",
-                self.disk.display(),
-                free >> 20,
-                mib * 2
-            ));
+            return Err(format!("{} has {} MiB free, needs {}", self.disk.display(), free >> 20, mib * 2));
         }
         Ok(())
     }
@@ -90,8 +82,7 @@ pub(crate) fn meminfo_mib(name: &str) -> Result<u64, String> {
     let text = std::fs::read_to_string("/proc/meminfo").map_err(|e| format!("/proc/meminfo: {e}"))?;
     let line = text.lines().find_map(|l| l.strip_prefix(name));
     let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
-    kib.map(|kib| kib >> 10)
-        .ok_or_else(|| format!("/proc/meminfo has no {name}"))
+    kib.map(|kib| kib >> 10).ok_or_else(|| format!("/proc/meminfo has no {name}"))
 }
 
 /// One run of one fault. Dropping it removes what it made.
@@ -108,14 +99,7 @@ pub(crate) struct Scene<'a> {
 impl<'a> Scene<'a> {
     /// `daemon` is absent in a dry run.
     pub(crate) fn new(host: &'a Host, fault: &'static str, daemon: Option<&'a Daemon>) -> Scene<'a> {
-        Scene {
-            host,
-            names: Names::default(),
-            onset_ns: None,
-            daemon,
-            fault,
-            guards: Vec::new(),
-        }
+        Scene { host, names: Names::default(), onset_ns: None, daemon, fault, guards: Vec::new() }
     }
 
     /// The fault's cgroup, `/whystall-lab-<fault>-<pid>`. The caller keeps it in the scene until the end through
@@ -231,10 +215,7 @@ impl Proof {
     /// that was none.
     pub(crate) fn verify(&self) -> Result<String> {
         if !self.missing.is_empty() {
-            bail!(
-                "the kernel's counters do not show it: {}",
-                self.missing.join("; ")
-            );
+            bail!("the kernel's counters do not show it: {}", self.missing.join("; "));
         }
         Ok(self.facts.join("; "))
     }

@@ -18,11 +18,7 @@ extern "C" fn note_signal(_: libc::c_int) {
 }
 
 fn check(status: libc::c_int) -> io::Result<()> {
-    if status == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Turns SIGINT, SIGTERM and SIGHUP into a flag, so that guards run instead of the process ending at once.
@@ -48,15 +44,10 @@ pub(crate) fn interrupted() -> bool {
 }
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `t` is a valid place for the result; these clocks always exist on Linux.
     unsafe { libc::clock_gettime(clock, &mut t) };
-    (t.tv_sec as u64)
-        .saturating_mul(1_000_000_000)
-        .saturating_add(t.tv_nsec as u64)
+    (t.tv_sec as u64).saturating_mul(1_000_000_000).saturating_add(t.tv_nsec as u64)
 }
 
 /// CLOCK_BOOTTIME in nanoseconds.
@@ -133,9 +124,7 @@ pub(crate) fn allowed_cpus() -> Result<Vec<usize>> {
     check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &mut set) })
         .context("sched_getaffinity")?;
     // SAFETY: every index is below CPU_SETSIZE.
-    Ok((0..libc::CPU_SETSIZE as usize)
-        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
-        .collect())
+    Ok((0..libc::CPU_SETSIZE as usize).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) }).collect())
 }
 
 /// Restricts the calling thread to `cpus`.
@@ -155,15 +144,10 @@ pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
 /// twice that the kernel itself kills it (RLIMIT_RTTIME), whatever our code does.
 pub(crate) fn become_fifo(priority: i32, burst: Duration) -> io::Result<()> {
     let us = (burst.as_micros() as u64).saturating_mul(2);
-    let limit = libc::rlimit {
-        rlim_cur: us,
-        rlim_max: us,
-    };
+    let limit = libc::rlimit { rlim_cur: us, rlim_max: us };
     // SAFETY: `limit` is a valid rlimit.
     check(unsafe { libc::setrlimit(libc::RLIMIT_RTTIME, &limit) })?;
-    let param = libc::sched_param {
-        sched_priority: priority,
-    };
+    let param = libc::sched_param { sched_priority: priority };
     // SAFETY: `param` is a valid sched_param.
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) })
 }
@@ -205,22 +189,14 @@ pub(crate) fn file_system(path: &Path) -> Result<(u64, bool)> {
 
 /// A new directory `under/whystall-lab-XXXXXX` that only root may enter.
 pub(crate) fn make_temp_dir(under: &Path) -> Result<PathBuf> {
-    let mut template = under
-        .join("whystall-lab-XXXXXX")
-        .into_os_string()
-        .into_encoded_bytes();
+    let mut template = under.join("whystall-lab-XXXXXX").into_os_string().into_encoded_bytes();
     template.push(0);
     // SAFETY: `template` is NUL-terminated, ends in XXXXXX and is ours to write.
     if unsafe { libc::mkdtemp(template.as_mut_ptr().cast()) }.is_null() {
-        bail!(
-            "cannot make a directory under {under:?}: {}",
-            io::Error::last_os_error()
-        );
+        bail!("cannot make a directory under {under:?}: {}", io::Error::last_os_error());
     }
     template.pop();
-    Ok(PathBuf::from(
-        String::from_utf8(template).context("temporary path is no UTF-8")?,
-    ))
+    Ok(PathBuf::from(String::from_utf8(template).context("temporary path is no UTF-8")?))
 }
 
 /// Takes an exclusive lock on the file without waiting; it is held until the file is closed.
@@ -239,10 +215,7 @@ impl Anon {
     /// Maps `mib` MiB without touching them; no huge pages, so that every page is charged on its own.
     pub(crate) fn map(mib: usize) -> io::Result<Anon> {
         let len = mib << 20;
-        let (prot, flags) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
+        let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice.
         let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
         if at == libc::MAP_FAILED {

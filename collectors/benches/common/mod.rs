@@ -12,10 +12,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("meminfo", &["meminfo"]),
     ("zoneinfo", &["zoneinfo"]),
     ("buddyinfo", &["buddyinfo"]),
-    (
-        "pressure",
-        &["pressure/cpu", "pressure/memory", "pressure/io", "pressure/irq"],
-    ),
+    ("pressure", &["pressure/cpu", "pressure/memory", "pressure/io", "pressure/irq"]),
     ("cpu", &["stat", "loadavg"]),
     ("softirqs", &["softirqs"]),
     ("softnet", &["net/softnet_stat"]),
@@ -36,10 +33,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
         let Built::Polled(polled) = (by_name(name)?.build)(&roots, &Settings::new()).ok()? else {
             return None;
         };
-        let files = files
-            .iter()
-            .filter_map(|f| File::open(roots.proc(f)).ok())
-            .collect();
+        let files = files.iter().filter_map(|f| File::open(roots.proc(f)).ok()).collect();
         Some(Subject { name, polled, files })
     };
     FILES.iter().filter_map(subject).collect()

@@ -80,14 +80,8 @@ pub(crate) fn read_whole(file: &File, buf: &mut Vec<u8>) -> io::Result<()> {
 pub(crate) fn nlink(at: BorrowedFd<'_>, name: &CStr) -> io::Result<u64> {
     let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
     // SAFETY: as in `openat`; the struct is valid for writing.
-    let done = unsafe {
-        libc::fstatat(
-            at.as_raw_fd(),
-            name.as_ptr(),
-            stat.as_mut_ptr(),
-            libc::AT_SYMLINK_NOFOLLOW,
-        )
-    };
+    let done =
+        unsafe { libc::fstatat(at.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
     if done != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -113,12 +107,7 @@ pub(crate) fn list_dir(dir: BorrowedFd<'_>, each: &mut dyn FnMut(Entry<'_>)) -> 
     loop {
         // SAFETY: the buffer is writable for its whole length.
         let n = unsafe {
-            libc::syscall(
-                libc::SYS_getdents64,
-                dir.as_raw_fd(),
-                buf.as_mut_ptr(),
-                buf.len() as libc::c_uint,
-            )
+            libc::syscall(libc::SYS_getdents64, dir.as_raw_fd(), buf.as_mut_ptr(), buf.len() as libc::c_uint)
         };
         match usize::try_from(n) {
             Err(_) => return Err(io::Error::last_os_error()),
@@ -135,18 +124,11 @@ fn entries(mut records: &[u8], each: &mut dyn FnMut(Entry<'_>)) {
             return;
         };
         let len = usize::from(u16::from_ne_bytes([len[0], len[1]]));
-        let Some(name) = records
-            .get(19..len)
-            .and_then(|n| CStr::from_bytes_until_nul(n).ok())
-        else {
+        let Some(name) = records.get(19..len).and_then(|n| CStr::from_bytes_until_nul(n).ok()) else {
             return;
         };
         if !matches!(name.to_bytes(), b"." | b"..") {
-            each(Entry {
-                ino: u64::from_ne_bytes(*ino),
-                name,
-                kind: *kind,
-            });
+            each(Entry { ino: u64::from_ne_bytes(*ino), name, kind: *kind });
         }
         records = &records[len..];
     }
@@ -155,19 +137,13 @@ fn entries(mut records: &[u8], each: &mut dyn FnMut(Entry<'_>)) {
 /// Raises the soft limit of open files to the hard limit, for kept descriptors; returns the limit that holds then.
 /// A limit that cannot be raised is no failure: fewer files stay open.
 pub(crate) fn raise_nofile() -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the struct is valid for writing.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
         return 256;
     }
     if limit.rlim_cur < limit.rlim_max {
-        let raised = libc::rlimit {
-            rlim_cur: limit.rlim_max,
-            rlim_max: limit.rlim_max,
-        };
+        let raised = libc::rlimit { rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max };
         // SAFETY: the struct is valid for reading.
         if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0 {
             return limit.rlim_max;
@@ -192,10 +168,7 @@ mod tests {
         let mut names = Vec::new();
         for _ in 0..2 {
             names.clear();
-            list_dir(at.as_fd(), &mut |e| {
-                names.push((e.name.to_bytes().to_vec(), e.ino > 0))
-            })
-            .unwrap();
+            list_dir(at.as_fd(), &mut |e| names.push((e.name.to_bytes().to_vec(), e.ino > 0))).unwrap();
         }
         names.sort();
         assert_eq!(names, [(b"a b\n".to_vec(), true), (b"f".to_vec(), true)]);

@@ -50,9 +50,7 @@ pub(crate) fn half_time(pass: &Pass) -> u64 {
 /// The descriptors that a part may keep, in hundredths of the process's limit. All parts together stay under 75, so that
 /// the rest of the process never runs out: memcg 30 and 2, cpu_cgroup 10, 10 and 2, zombie_memcg 6, schedstat 14.
 pub(crate) fn fd_share(percent: u64) -> usize {
-    usize::try_from(files::raise_nofile().saturating_mul(percent) / 100)
-        .unwrap_or(usize::MAX)
-        .min(200_000)
+    usize::try_from(files::raise_nofile().saturating_mul(percent) / 100).unwrap_or(usize::MAX).min(200_000)
 }
 
 /// A tree that may keep `percent` of the process's descriptors, with the error naming its root.
@@ -62,10 +60,7 @@ pub(crate) fn open_tree<T: Default>(
     cgroups: usize,
     percent: u64,
 ) -> Result<tree::Tree<T>, Unavailable> {
-    let limits = tree::Limits {
-        cgroups,
-        fds: fd_share(percent),
-    };
+    let limits = tree::Limits { cgroups, fds: fd_share(percent) };
     tree::Tree::new(hierarchy, specs, limits)
         .map_err(|e| Unavailable::because(CollectError::read(&hierarchy.dir, e).to_string()))
 }
@@ -92,16 +87,12 @@ pub(crate) fn setting(
     let Some(value) = settings.get(key) else {
         return Ok(default);
     };
-    value
-        .as_integer()
-        .and_then(|v| u64::try_from(v).ok())
-        .filter(|v| range.contains(v))
-        .ok_or_else(|| {
-            Unavailable::settings(format!(
-                "{key} must be a whole number from {} to {}, not {}",
-                range.start(),
-                range.end(),
-                whystall_event::text::escape(&value.to_string())
-            ))
-        })
+    value.as_integer().and_then(|v| u64::try_from(v).ok()).filter(|v| range.contains(v)).ok_or_else(|| {
+        Unavailable::settings(format!(
+            "{key} must be a whole number from {} to {}, not {}",
+            range.start(),
+            range.end(),
+            whystall_event::text::escape(&value.to_string())
+        ))
+    })
 }

@@ -66,9 +66,7 @@ impl Hierarchies {
 
     /// The v1 hierarchy that `controller` is mounted in.
     pub(crate) fn v1(&self, controller: &str) -> Option<&Hierarchy> {
-        self.0
-            .iter()
-            .find(|h| h.version == Version::V1 && h.has(controller))
+        self.0.iter().find(|h| h.version == Version::V1 && h.has(controller))
     }
 
     /// The v2 hierarchy, whatever its controllers.
@@ -78,21 +76,19 @@ impl Hierarchies {
 
     /// The hierarchy in which `controller` works: v1 if it is mounted there, else v2 if it has the controller.
     pub(crate) fn of(&self, controller: &str) -> Result<&Hierarchy, Unavailable> {
-        self.v1(controller)
-            .or_else(|| self.v2().filter(|h| h.has(controller)))
-            .ok_or_else(|| {
-                let remedy = match (self.0.is_empty(), controller) {
-                    (true, _) => "mount -t cgroup2 none /sys/fs/cgroup".to_string(),
-                    (_, "memory") => "boot with cgroup_enable=memory".to_string(),
-                    _ => {
-                        format!("enable the {controller} controller in cgroup.subtree_control of the parent")
-                    }
-                };
-                Unavailable::because(format!(
-                    "no mounted control group hierarchy has the {controller} controller"
-                ))
-                .remedy(remedy)
-            })
+        self.v1(controller).or_else(|| self.v2().filter(|h| h.has(controller))).ok_or_else(|| {
+            let remedy = match (self.0.is_empty(), controller) {
+                (true, _) => "mount -t cgroup2 none /sys/fs/cgroup".to_string(),
+                (_, "memory") => "boot with cgroup_enable=memory".to_string(),
+                _ => {
+                    format!("enable the {controller} controller in cgroup.subtree_control of the parent")
+                }
+            };
+            Unavailable::because(format!(
+                "no mounted control group hierarchy has the {controller} controller"
+            ))
+            .remedy(remedy)
+        })
     }
 }
 
@@ -101,7 +97,7 @@ fn below_sys(roots: &Roots, point: &Path) -> PathBuf {
     if point.starts_with(&roots.sys) {
         return point.to_path_buf();
     }
-    match point.strip_prefix("/sys") {
+    match point.strip_prefix(&Roots::default().sys) {
         Ok(rest) => roots.sys.join(rest),
         Err(_) => point.to_path_buf(),
     }
@@ -150,17 +146,9 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     };
     // A root outside our cgroup namespace is shown as `/..`: then the mount's own root is all there is to name.
     let text = whystall_event::text::from_bytes(&root);
-    let prefix = if text.starts_with("/..") || !text.starts_with('/') {
-        "/".into()
-    } else {
-        text.into_owned()
-    };
-    Some(Mount {
-        version,
-        prefix,
-        point: PathBuf::from(OsStr::from_bytes(&point)),
-        controllers,
-    })
+    let prefix =
+        if text.starts_with("/..") || !text.starts_with('/') { "/".into() } else { text.into_owned() };
+    Some(Mount { version, prefix, point: PathBuf::from(OsStr::from_bytes(&point)), controllers })
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash.
@@ -168,15 +156,10 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(word.len());
     let mut rest = word;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail
-            .get(..3)
-            .filter(|d| first == b'\\' && d.iter().all(|c| (b'0'..=b'7').contains(c)));
+        let octal = tail.get(..3).filter(|d| first == b'\\' && d.iter().all(|c| (b'0'..=b'7').contains(c)));
         match octal {
             Some(d) => {
-                out.push(
-                    d.iter()
-                        .fold(0u8, |n, c| n.wrapping_mul(8).wrapping_add(c - b'0')),
-                );
+                out.push(d.iter().fold(0u8, |n, c| n.wrapping_mul(8).wrapping_add(c - b'0')));
                 rest = &tail[3..];
             }
             None => {
@@ -205,10 +188,8 @@ mod tests {
     #[test]
     fn hybrid_mounts() {
         let mounts = parse_mountinfo(HYBRID);
-        let shown: Vec<_> = mounts
-            .iter()
-            .map(|m| (m.point.to_str().unwrap(), m.controllers.join(",")))
-            .collect();
+        let shown: Vec<_> =
+            mounts.iter().map(|m| (m.point.to_str().unwrap(), m.controllers.join(","))).collect();
         assert_eq!(
             shown,
             [
@@ -243,18 +224,9 @@ mod tests {
     #[test]
     fn other_roots() {
         let roots = Roots::under("/host");
-        assert_eq!(
-            below_sys(&roots, Path::new("/sys/fs/cgroup")),
-            Path::new("/host/sys/fs/cgroup")
-        );
-        assert_eq!(
-            below_sys(&roots, Path::new("/host/sys/fs/cgroup")),
-            Path::new("/host/sys/fs/cgroup")
-        );
-        assert_eq!(
-            below_sys(&Roots::default(), Path::new("/cgroup")),
-            Path::new("/cgroup")
-        );
+        assert_eq!(below_sys(&roots, Path::new("/sys/fs/cgroup")), Path::new("/host/sys/fs/cgroup"));
+        assert_eq!(below_sys(&roots, Path::new("/host/sys/fs/cgroup")), Path::new("/host/sys/fs/cgroup"));
+        assert_eq!(below_sys(&Roots::default(), Path::new("/cgroup")), Path::new("/cgroup"));
     }
 
     proptest! {

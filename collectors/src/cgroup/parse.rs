@@ -46,13 +46,7 @@ pub(crate) fn memory_limit(bytes: &[u8]) -> Option<Limit> {
     if bytes.trim_ascii() == b"max" {
         return Some(Limit::Unlimited);
     }
-    number(bytes).map(|n| {
-        if n >= 1 << 62 {
-            Limit::Unlimited
-        } else {
-            Limit::Bytes(n)
-        }
-    })
+    number(bytes).map(|n| if n >= 1 << 62 { Limit::Unlimited } else { Limit::Bytes(n) })
 }
 
 /// Totals of a pressure file in nanoseconds.
@@ -117,9 +111,7 @@ fn cpus(quota: u64, period: u64) -> Option<Quota> {
 /// `None` if the controller is not listed or not mounted in a v1 hierarchy (hierarchy 0).
 pub(crate) fn num_cgroups(bytes: &[u8], controller: &[u8]) -> Option<u64> {
     bytes.split(|b| *b == b'\n').find_map(|line| {
-        let mut words = line
-            .split(|b| matches!(b, b'\t' | b' '))
-            .filter(|w| !w.is_empty());
+        let mut words = line.split(|b| matches!(b, b'\t' | b' ')).filter(|w| !w.is_empty());
         (words.next()? == controller).then_some(())?;
         (number(words.next()?)? > 0).then_some(())?;
         number(words.next()?)
@@ -135,16 +127,7 @@ mod tests {
     fn numbers() {
         assert_eq!(number(b"42\n"), Some(42));
         assert_eq!(number(b"18446744073709551615"), Some(u64::MAX));
-        for bad in [
-            &b""[..],
-            b"\n",
-            b"-1",
-            b"18446744073709551616",
-            b"4x",
-            b"max",
-            b"1 2",
-            b"+1",
-        ] {
+        for bad in [&b""[..], b"\n", b"-1", b"18446744073709551616", b"4x", b"max", b"1 2", b"+1"] {
             assert_eq!(number(bad), None, "{bad:?}");
         }
     }
@@ -175,20 +158,8 @@ mod tests {
     #[test]
     fn pressures() {
         let text = b"some avg10=0.06 avg60=0.09 avg300=0.04 total=1513026\nfull avg10=0.06 avg60=0.09 avg300=0.04 total=1385748\n";
-        assert_eq!(
-            pressure(text),
-            Pressure {
-                some: Some(1_513_026_000),
-                full: Some(1_385_748_000)
-            }
-        );
-        assert_eq!(
-            pressure(b"some avg10=0.00 total=7\n"),
-            Pressure {
-                some: Some(7000),
-                full: None
-            }
-        );
+        assert_eq!(pressure(text), Pressure { some: Some(1_513_026_000), full: Some(1_385_748_000) });
+        assert_eq!(pressure(b"some avg10=0.00 total=7\n"), Pressure { some: Some(7000), full: None });
         assert_eq!(pressure(b""), Pressure::default());
     }
 

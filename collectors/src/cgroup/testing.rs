@@ -77,16 +77,10 @@ fn remove_tree(dir: &Path) {
 
 /// The real clock.
 pub(crate) fn clock() -> Stamp {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the struct is valid for writing.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t) };
-    Stamp {
-        boot_ns: t.tv_sec as u64 * SEC + t.tv_nsec as u64,
-        wall_ns: 0,
-    }
+    Stamp { boot_ns: t.tv_sec as u64 * SEC + t.tv_nsec as u64, wall_ns: 0 }
 }
 
 /// One pass with plenty of time.
@@ -108,9 +102,7 @@ pub(crate) fn value(batches: &[Batch], stream: &str, subject: &str, field: &str)
 
 /// The text in `field` of the latest row about `subject` in `stream` that has it.
 pub(crate) fn shown(batches: &[Batch], stream: &str, subject: &str, field: &str) -> Option<String> {
-    find(batches, stream, subject, field, |row, i| {
-        row.text(i).map(|t| t.to_string())
-    })
+    find(batches, stream, subject, field, |row, i| row.text(i).map(|t| t.to_string()))
 }
 
 fn find<V>(
@@ -127,9 +119,7 @@ fn find<V>(
         .filter(|r| *r.subject == subject)
         .filter_map(|r| {
             let stream = &batches.iter().find(|b| b.stream.name == stream)?.stream;
-            let i = stream
-                .field_index(field)
-                .unwrap_or_else(|| panic!("no field {field}"));
+            let i = stream.field_index(field).unwrap_or_else(|| panic!("no field {field}"));
             get(r, i)
         })
         .last()

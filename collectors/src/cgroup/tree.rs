@@ -165,11 +165,7 @@ impl<T: Default> Tree<T> {
             names.push(OsStr::from_bytes(node.name.as_bytes()));
             at = node.parent.and_then(|p| self.node(p));
         }
-        names
-            .iter()
-            .rev()
-            .filter(|n| !n.is_empty())
-            .fold(self.root.clone(), |path, name| path.join(name))
+        names.iter().rev().filter(|n| !n.is_empty()).fold(self.root.clone(), |path, name| path.join(name))
     }
 
     /// Directories that exist but are not followed, because of the limits.
@@ -242,11 +238,8 @@ impl<T: Default> Tree<T> {
     /// Lists a directory and takes up what changed among its children.
     fn scan(&mut self, id: u32) {
         let Some(node) = self.node(id) else { return };
-        let mut known: Vec<(u64, u32, bool)> = node
-            .children
-            .iter()
-            .filter_map(|c| Some((self.node(*c)?.ino, *c, false)))
-            .collect();
+        let mut known: Vec<(u64, u32, bool)> =
+            node.children.iter().filter_map(|c| Some((self.node(*c)?.ino, *c, false))).collect();
         known.sort_unstable();
         let mut found: Vec<(u64, CString)> = Vec::new();
         let listed = self.with_dir(id, |tree, dir| {
@@ -259,10 +252,7 @@ impl<T: Default> Tree<T> {
                 if !is_dir {
                     return;
                 }
-                let at = known
-                    .binary_search_by_key(&entry.ino, |k| k.0)
-                    .ok()
-                    .and_then(|i| known.get_mut(i));
+                let at = known.binary_search_by_key(&entry.ino, |k| k.0).ok().and_then(|i| known.get_mut(i));
                 match at {
                     Some(k) if tree.node(k.1).is_some_and(|n| n.name.as_c_str() == entry.name) => k.2 = true,
                     _ => found.push((entry.ino, entry.name.to_owned())),
@@ -349,19 +339,10 @@ impl<T: Default> Tree<T> {
             self.len -= 1;
             self.free.push(id);
             let parent = (id == top).then_some(parent);
-            self.gone.push(Gone {
-                id,
-                path: node.path,
-                parent,
-                data: node.data,
-            });
+            self.gone.push(Gone { id, path: node.path, parent, data: node.data });
         }
         if had_overflow {
-            self.nodes
-                .iter_mut()
-                .flatten()
-                .filter(|n| n.left_out > 0)
-                .for_each(|n| n.stale = true);
+            self.nodes.iter_mut().flatten().filter(|n| n.left_out > 0).for_each(|n| n.stale = true);
         }
     }
 
@@ -502,9 +483,7 @@ impl<T: Default> Tree<T> {
     }
 
     fn may_keep(&self, id: u32) -> bool {
-        let open = self.node(id).map_or(0, |n| {
-            n.files.iter().filter(|f| matches!(f, Kept::Open(_))).count()
-        });
+        let open = self.node(id).map_or(0, |n| n.files.iter().filter(|f| matches!(f, Kept::Open(_))).count());
         self.kept < self.limits.fds && open < self.allowance().max(1)
     }
 
@@ -526,10 +505,7 @@ impl<T: Default> Tree<T> {
         if read.is_ok() {
             return Reading::Data;
         }
-        if self
-            .at(id, c"cgroup.procs", |dir, name| Ok(files::exists(dir, name)))
-            .unwrap_or(false)
-        {
+        if self.at(id, c"cgroup.procs", |dir, name| Ok(files::exists(dir, name))).unwrap_or(false) {
             return Reading::Absent;
         }
         self.suspect(id);

@@ -34,10 +34,7 @@ impl Watch {
         }
         // SAFETY: inotify_init1 just returned this descriptor and nobody else has it.
         let inotify = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        Ok(Watch {
-            inotify,
-            buf: Vec::new(),
-        })
+        Ok(Watch { inotify, buf: Vec::new() })
     }
 
     /// Watches the children of a directory; the number names it in the events.
@@ -51,11 +48,7 @@ impl Watch {
             | libc::IN_DONT_FOLLOW;
         // SAFETY: `path` is a C string for the length of the call.
         let wd = unsafe { libc::inotify_add_watch(self.inotify.as_raw_fd(), path.as_ptr(), mask) };
-        if wd < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(wd)
-        }
+        if wd < 0 { Err(io::Error::last_os_error()) } else { Ok(wd) }
     }
 
     /// Ends a watch. One that the kernel ended already is no failure.
@@ -88,11 +81,8 @@ impl Watch {
 /// Splits what an inotify descriptor returned: struct inotify_event is watch (4), mask (4), cookie (4), name length (4)
 /// and the name, padded with zeros. Returns false at an overflow.
 fn events(mut bytes: &[u8], each: &mut dyn FnMut(i32, Change, &[u8])) -> bool {
-    let word = |b: &[u8], at: usize| {
-        b.get(at..at + 4)
-            .and_then(|w| w.try_into().ok())
-            .map(u32::from_ne_bytes)
-    };
+    let word =
+        |b: &[u8], at: usize| b.get(at..at + 4).and_then(|w| w.try_into().ok()).map(u32::from_ne_bytes);
     let mut complete = true;
     while let (Some(wd), Some(mask), Some(len)) = (word(bytes, 0), word(bytes, 4), word(bytes, 12)) {
         let end = 16usize.saturating_add(len as usize).min(bytes.len());

@@ -6,10 +6,8 @@ use super::*;
 use crate::{Polled, Unavailable};
 use whystall_event::{Field, SubjectKind, Unit};
 
-const FIELDS: &[Field] = &[
-    Field::counter("n", Unit::Count, "a counter"),
-    Field::gauge("g", Unit::Count, "a gauge"),
-];
+const FIELDS: &[Field] =
+    &[Field::counter("n", Unit::Count, "a counter"), Field::gauge("g", Unit::Count, "a gauge")];
 const STREAMS: &[Stream] = &[Stream::sampled("fake", "a stream", &[SubjectKind::Host], FIELDS)];
 
 /// Fills a batch with what pass number so-and-so brings.
@@ -23,14 +21,7 @@ impl Polled for Fake {
 }
 
 const fn collector(build: fn(&Roots, &Settings) -> Result<Built, Unavailable>) -> Collector {
-    Collector {
-        name: "fake",
-        help: "a fake",
-        streams: STREAMS,
-        interval: None,
-        settings: &[],
-        build,
-    }
+    Collector { name: "fake", help: "a fake", streams: STREAMS, interval: None, settings: &[], build }
 }
 
 fn rows(pass: &mut Pass, stream: &Stream, subjects: &[Subject], n: u64) -> Result<(), CollectError> {
@@ -63,14 +54,8 @@ fn each_fault_is_found() {
             collector(|_, _| fake(|n, p| rows(p, &STREAMS[0], &[Subject::Host], 10 - n))),
             "decreased: 9, then 8",
         ),
-        (
-            collector(|_, _| fake(|n, p| rows(p, &STREAMS[0], &[Subject::Cpu(1)], n))),
-            "not declared",
-        ),
-        (
-            collector(|_, _| fake(|n, p| rows(p, &health::COLLECTOR, &[], n))),
-            "not declared by the collector",
-        ),
+        (collector(|_, _| fake(|n, p| rows(p, &STREAMS[0], &[Subject::Cpu(1)], n))), "not declared"),
+        (collector(|_, _| fake(|n, p| rows(p, &health::COLLECTOR, &[], n))), "not declared by the collector"),
         (
             collector(|_, _| fake(|n, p| rows(p, &STREAMS[0], &[Subject::Host, Subject::Host], n))),
             "two rows about host",
@@ -86,14 +71,8 @@ fn each_fault_is_found() {
             }),
             "without a value",
         ),
-        (
-            collector(|_, _| fake(|_, _| panic!("as the test wants"))),
-            "panicked",
-        ),
-        (
-            collector(|_, _| Err(Unavailable::settings("no"))),
-            "empty settings",
-        ),
+        (collector(|_, _| fake(|_, _| panic!("as the test wants"))), "panicked"),
+        (collector(|_, _| Err(Unavailable::settings("no"))), "empty settings"),
     ];
     for (c, part) in &cases {
         assert!(found(c).contains(part), "{part}: {}", found(c));
@@ -104,15 +83,9 @@ fn each_fault_is_found() {
 fn rows_without_files_and_absent_zeros_are_found() {
     let dir = tempfile::tempdir().unwrap();
     let c = collector(|_, _| fake(|_, p| rows(p, &STREAMS[0], &[Subject::Host], 0)));
-    assert_eq!(
-        check_empty_root(&c, &Roots::under(dir.path())),
-        ["fake: has rows although there is no file"]
-    );
+    assert_eq!(check_empty_root(&c, &Roots::under(dir.path())), ["fake: has rows although there is no file"]);
     let r = run(&c, &Roots::default(), 1, SEC).unwrap();
-    assert_eq!(
-        check_no_absent_zero(&c, &r.batches),
-        ["fake: fake.n has a value where its file is empty"]
-    );
+    assert_eq!(check_no_absent_zero(&c, &r.batches), ["fake: fake.n has a value where its file is empty"]);
 }
 
 #[test]

@@ -52,10 +52,8 @@ pub(super) fn check_program(config: &Config) -> Result<(), Unavailable> {
         return Err(Unavailable::because(format!("{shown} is not executable")).remedy("chmod +x"));
     }
     if meta.mode() & 0o002 != 0 {
-        return Err(
-            Unavailable::because(format!("{shown} can be changed by everyone, so it is not run"))
-                .remedy("chmod o-w"),
-        );
+        return Err(Unavailable::because(format!("{shown} can be changed by everyone, so it is not run"))
+            .remedy("chmod o-w"));
     }
     Ok(())
 }
@@ -65,14 +63,8 @@ fn find(config: &Config) -> Option<PathBuf> {
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|p| p.exists());
     }
-    let path = config
-        .env
-        .iter()
-        .find(|(k, _)| k == "PATH")
-        .map_or(PATH, |(_, v)| v);
-    path.split(':')
-        .map(|dir| Path::new(dir).join(program))
-        .find(|p| p.is_file())
+    let path = config.env.iter().find(|(k, _)| k == "PATH").map_or(PATH, |(_, v)| v);
+    path.split(':').map(|dir| Path::new(dir).join(program)).find(|p| p.is_file())
 }
 
 impl Process {
@@ -80,10 +72,7 @@ impl Process {
     /// killed by the kernel if whystall dies.
     pub(super) fn start(config: &Config) -> io::Result<Process> {
         let program = find(config).ok_or(io::ErrorKind::NotFound)?;
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "exec collectors are programs, watched and bounded"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "exec collectors are programs, watched and bounded")]
         let mut command = Command::new(program);
         command
             .args(config.command.get(1..).unwrap_or_default())
@@ -128,13 +117,7 @@ impl Process {
             let _ = child.wait();
             return Err(io::Error::other("it has no pipes"));
         };
-        let process = Process {
-            child,
-            pid,
-            reaped: false,
-            stdout,
-            stderr,
-        };
+        let process = Process { child, pid, reaped: false, stdout, stderr };
         // From here on dropping it ends it.
         set_nonblocking(process.stdout.as_raw_fd())?;
         set_nonblocking(process.stderr.as_raw_fd())?;
@@ -260,11 +243,7 @@ pub(super) fn wait_readable<const N: usize>(
     // SAFETY: `polled` holds N valid entries.
     if unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, ms) } < 0 {
         let e = io::Error::last_os_error();
-        return if e.kind() == io::ErrorKind::Interrupted {
-            Ok([false; N])
-        } else {
-            Err(e)
-        };
+        return if e.kind() == io::ErrorKind::Interrupted { Ok([false; N]) } else { Err(e) };
     }
     Ok(polled.map(|p| p.revents != 0))
 }
@@ -284,9 +263,6 @@ pub(super) fn read(from: &mut impl Read, chunk: &mut [u8], lines: &mut Lines) ->
 impl Config {
     /// The program's name for people.
     pub(super) fn shown(&self) -> String {
-        format!(
-            "`{}`",
-            text::escape(self.command.first().map_or("", String::as_str))
-        )
+        format!("`{}`", text::escape(self.command.first().map_or("", String::as_str)))
     }
 }

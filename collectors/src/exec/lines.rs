@@ -25,13 +25,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn new(longest: usize) -> Lines {
-        Lines {
-            buffer: Vec::new(),
-            start: 0,
-            searched: 0,
-            longest,
-            skipping: false,
-        }
+        Lines { buffer: Vec::new(), start: 0, searched: 0, longest, skipping: false }
     }
 
     /// Appends bytes. Take all lines before the next push.
@@ -107,11 +101,7 @@ pub(super) struct Bucket {
 
 impl Bucket {
     pub(super) fn new(per_second: u32) -> Bucket {
-        Bucket {
-            per_second,
-            tokens: f64::from(per_second),
-            at: None,
-        }
+        Bucket { per_second, tokens: f64::from(per_second), at: None }
     }
 
     /// Whether one may pass at `now` (nanoseconds).

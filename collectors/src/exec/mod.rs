@@ -126,13 +126,7 @@ struct Output {
 
 impl Exec {
     fn new(config: Config, schema: Schema) -> Exec {
-        Exec {
-            config,
-            schema,
-            due: 0,
-            lingering: None,
-            sent_in: 0,
-        }
+        Exec { config, schema, due: 0, lingering: None, sent_in: 0 }
     }
 
     /// Waits until the next run is due; false if the run of whystall ends before.
@@ -167,29 +161,24 @@ impl Exec {
         };
         let ended = self.watch(&mut process, &mut out, deadline, sink, stop);
         // All of its group, whether it ended by itself or not.
-        let (status, lingering) = process.end(if matches!(ended, Ended::ByItself) {
-            None
-        } else {
-            Some(TERM_GRACE)
-        });
+        let (status, lingering) =
+            process.end(if matches!(ended, Ended::ByItself) { None } else { Some(TERM_GRACE) });
         self.lingering = lingering;
         self.send(sink);
         match (ended, status) {
             (Ended::Stopped, _) => Ok(()),
             (Ended::TimedOut, _) => {
                 let limit = timeout.unwrap_or_default().as_millis();
-                Err(CollectError::Other(format!(
-                    "took longer than its timeout of {limit} ms and was killed"
-                )))
+                Err(CollectError::Other(format!("took longer than its timeout of {limit} ms and was killed")))
             }
-            (Ended::Closed, _) => Err(CollectError::Other(
-                "closed its standard output without ending, and was killed".into(),
-            )),
+            (Ended::Closed, _) => {
+                Err(CollectError::Other("closed its standard output without ending, and was killed".into()))
+            }
             (Ended::Broken(e), _) => Err(CollectError::Other(format!("its output cannot be read: {e}"))),
             (Ended::ByItself, Some(s)) if s.success() => Ok(()),
-            (Ended::ByItself, Some(s)) if s.code() == Some(NOTHING_TO_COLLECT) => Err(CollectError::Nothing(
-                out.last_error.unwrap_or_else(|| "so its exit status says".into()),
-            )),
+            (Ended::ByItself, Some(s)) if s.code() == Some(NOTHING_TO_COLLECT) => {
+                Err(CollectError::Nothing(out.last_error.unwrap_or_else(|| "so its exit status says".into())))
+            }
             (Ended::ByItself, status) => {
                 let how = status.map_or("ended".to_string(), |s| format!("ended with {s}"));
                 Err(CollectError::Other(match out.last_error {
@@ -228,10 +217,7 @@ impl Exec {
                 Ok(false) => {}
                 Err(e) => return Ended::Broken(e),
             }
-            if out
-                .eof
-                .is_some_and(|t| at.saturating_duration_since(t) >= EOF_GRACE)
-            {
+            if out.eof.is_some_and(|t| at.saturating_duration_since(t) >= EOF_GRACE) {
                 return Ended::Closed;
             }
             // Reads only when all before was taken: a flooding program is held up by its pipe.
@@ -271,12 +257,7 @@ impl Exec {
             let eof = child::read(&mut process.stdout, &mut out.chunk, &mut out.lines);
             out.bucket = Bucket::new(u32::MAX);
             self.take_lines(out, 0, sink);
-            if eof
-                || !matches!(
-                    wait_readable([Some(process.stdout.as_fd())], Duration::ZERO),
-                    Ok([true])
-                )
-            {
+            if eof || !matches!(wait_readable([Some(process.stdout.as_fd())], Duration::ZERO), Ok([true])) {
                 break;
             }
         }

@@ -43,11 +43,7 @@ impl Schema {
     /// The program `name` with the streams that its settings declare; without any the lines declare them.
     pub(super) fn new(name: &str, streams: Vec<Arc<Stream>>) -> Schema {
         let infer = streams.is_empty();
-        Schema {
-            name: name.into(),
-            streams: streams.into_iter().map(|s| (s, None)).collect(),
-            infer,
-        }
+        Schema { name: name.into(), streams: streams.into_iter().map(|s| (s, None)).collect(), infer }
     }
 
     /// Takes a line and tells what is wrong with it.
@@ -111,10 +107,7 @@ impl Schema {
         let fields = match object.remove("fields") {
             Some(Value::Object(fields)) => {
                 complaints.extend(object.keys().map(|k| {
-                    format!(
-                        "`{}` beside `fields` is left out",
-                        text::escape(&text::shorten(k, 60))
-                    )
+                    format!("`{}` beside `fields` is left out", text::escape(&text::shorten(k, 60)))
                 }));
                 fields
             }
@@ -148,12 +141,7 @@ impl Schema {
             Mode::Occurrences => time.and_then(|t| own_time(&t, now)).unwrap_or(now.boot_ns),
             Mode::Sampled => now.boot_ns,
         };
-        Ok(Event {
-            stream,
-            subject,
-            boot_ns,
-            values,
-        })
+        Ok(Event { stream, subject, boot_ns, values })
     }
 
     /// The number of the stream that a line is for; declares it if lines may.
@@ -170,16 +158,11 @@ impl Schema {
         if !self.infer {
             return Err(format!("stream `{shown}` is not declared"));
         }
-        let part = name
-            .strip_prefix(&self.name)
-            .map(|rest| rest.strip_prefix('.').unwrap_or(rest));
+        let part = name.strip_prefix(&self.name).map(|rest| rest.strip_prefix('.').unwrap_or(rest));
         if *name != self.name
             && !part.is_some_and(|p| is_name(p) && name.len() == self.name.len() + 1 + p.len())
         {
-            return Err(format!(
-                "stream `{shown}` is neither `{0}` nor `{0}.x`",
-                self.name
-            ));
+            return Err(format!("stream `{shown}` is neither `{0}` nor `{0}.x`", self.name));
         }
         if self.streams.len() >= MOST_STREAMS {
             return Err(format!("stream `{shown}` is one more than {MOST_STREAMS}"));
@@ -191,14 +174,8 @@ impl Schema {
 
     /// Something was lost: the streams of occurrences say that they are not complete up to now.
     fn uncover(&mut self, now: Stamp) {
-        for (stream, batch) in self
-            .streams
-            .iter_mut()
-            .filter(|(s, _)| s.mode == Mode::Occurrences)
-        {
-            batch
-                .get_or_insert_with(|| Batch::new(stream.clone(), now))
-                .covered_to = false;
+        for (stream, batch) in self.streams.iter_mut().filter(|(s, _)| s.mode == Mode::Occurrences) {
+            batch.get_or_insert_with(|| Batch::new(stream.clone(), now)).covered_to = false;
         }
     }
 
@@ -224,12 +201,7 @@ fn infer(name: &str, values: &Map<String, Value>) -> Result<Stream, String> {
             _ => continue,
         };
         let help = Cow::Borrowed("declared by the first line of its program");
-        fields.push(Field {
-            name: field.clone().into(),
-            kind,
-            unit,
-            help,
-        });
+        fields.push(Field { name: field.clone().into(), kind, unit, help });
     }
     if fields.is_empty() {
         return Err("it has no field: a field is a lower-case name with a number or a string".into());
@@ -250,8 +222,7 @@ fn subject_of(given: Option<Value>, declared: &Stream) -> Result<Subject, String
             if s.len() > LONGEST_SUBJECT || s.chars().any(char::is_control) {
                 return Err("its subject is too long or has control characters".into());
             }
-            s.parse()
-                .map_err(|e: whystall_event::ParseSubjectError| e.to_string())?
+            s.parse().map_err(|e: whystall_event::ParseSubjectError| e.to_string())?
         }
         Some(v) => return Err(format!("`subject` cannot be {}", shown(&v))),
     };
@@ -259,12 +230,7 @@ fn subject_of(given: Option<Value>, declared: &Stream) -> Result<Subject, String
         Ok(subject)
     } else {
         let kinds: Vec<&str> = declared.subjects.iter().map(|k| k.name()).collect();
-        Err(format!(
-            "{} is about {}, not {}",
-            declared.name,
-            kinds.join(", "),
-            subject.kind()
-        ))
+        Err(format!("{} is about {}, not {}", declared.name, kinds.join(", "), subject.kind()))
     }
 }
 
@@ -274,10 +240,7 @@ fn own_time(time: &Value, now: Stamp) -> Option<u64> {
     if !(0.0..9e18).contains(&wall_ns) {
         return None;
     }
-    let ago = now
-        .wall_ns
-        .checked_sub(wall_ns as u64)
-        .filter(|ago| *ago <= OLDEST_NS)?;
+    let ago = now.wall_ns.checked_sub(wall_ns as u64).filter(|ago| *ago <= OLDEST_NS)?;
     now.boot_ns.checked_sub(ago)
 }
 
@@ -316,10 +279,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const NOW: Stamp = Stamp {
-        boot_ns: 1000 * SEC,
-        wall_ns: 1_700_000_000 * SEC,
-    };
+    const NOW: Stamp = Stamp { boot_ns: 1000 * SEC, wall_ns: 1_700_000_000 * SEC };
 
     fn declared() -> Schema {
         const FIELDS: &[Field] = &[
@@ -364,22 +324,13 @@ mod tests {
         let mut s = declared();
         for (line, row) in [
             (r#"{"hits": 12}"#, "x{host}@1000 hits=12"),
-            (
-                r#"{"subject":"host","fields":{"hits":12,"wait":2.5}}"#,
-                "x{host}@1000 hits=12 wait=2500000",
-            ),
+            (r#"{"subject":"host","fields":{"hits":12,"wait":2.5}}"#, "x{host}@1000 hits=12 wait=2500000"),
             (
                 r#"{"subject":"device:eth0","who":"a\u0000b","wait":null}"#,
                 "x{device:eth0}@1000 who=\"a\\0b\"",
             ),
-            (
-                r#"{"stream":"x.slow","took":1.5,"time":1699999990}"#,
-                "x.slow{host}@990 took=1500000",
-            ),
-            (
-                r#"{"stream":"x.slow","took":1,"time":5}"#,
-                "x.slow{host}@1000 took=1000000",
-            ),
+            (r#"{"stream":"x.slow","took":1.5,"time":1699999990}"#, "x.slow{host}@990 took=1500000"),
+            (r#"{"stream":"x.slow","took":1,"time":5}"#, "x.slow{host}@1000 took=1000000"),
             (r#"{"hits": true, "time": 1699999990}"#, "x{host}@1000 hits=1"),
             (r#"{"hits": 12.0}"#, "x{host}@1000 hits=12"),
         ] {
@@ -388,38 +339,22 @@ mod tests {
         assert_eq!(take(&mut s, "  "), Ok((vec![], vec![])));
         let max = u64::MAX - 1;
         s.take(format!("{{\"hits\": {max}}}").as_bytes(), NOW).unwrap();
-        assert_eq!(
-            s.batches(false)[0].rows().next().unwrap().values[0],
-            max,
-            "counters are exact"
-        );
+        assert_eq!(s.batches(false)[0].rows().next().unwrap().values[0], max, "counters are exact");
     }
 
     #[test]
     fn what_is_wrong_with_a_part_leaves_the_rest() {
         let mut s = declared();
         for (line, rows, complaint) in [
-            (
-                r#"{"hist": 1, "hits": 2}"#,
-                1,
-                "`hist` is no field of x: did you mean `hits`?",
-            ),
+            (r#"{"hist": 1, "hits": 2}"#, 1, "`hist` is no field of x: did you mean `hits`?"),
             (r#"{"hits": -1, "wait": 1}"#, 1, "`hits` cannot be -1"),
             (r#"{"who": 5, "wait": 1}"#, 1, "`who` cannot be 5"),
-            (
-                r#"{"fields": {"hits": 1}, "extra": 2}"#,
-                1,
-                "`extra` beside `fields` is left out",
-            ),
+            (r#"{"fields": {"hits": 1}, "extra": 2}"#, 1, "`extra` beside `fields` is left out"),
             (r#"{"fields": 3}"#, 0, "`fields` is no field of x"),
             (r#"{"wait": [1]}"#, 1, "`wait` cannot be a list"),
         ] {
             let (got, complaints) = take(&mut s, line).unwrap();
-            assert_eq!(
-                (got.len(), complaints),
-                (rows, vec![complaint.to_string()]),
-                "{line}"
-            );
+            assert_eq!((got.len(), complaints), (rows, vec![complaint.to_string()]), "{line}");
         }
     }
 
@@ -430,10 +365,7 @@ mod tests {
             ("nonsense", "expected"),
             ("[1]", "no JSON object"),
             ("{\"hits\": 1} {\"hits\": 2}", "trailing"),
-            (
-                r#"{"subject":"cpu:1","hits":1}"#,
-                "is about host, device, not cpu",
-            ),
+            (r#"{"subject":"cpu:1","hits":1}"#, "is about host, device, not cpu"),
             (r#"{"subject":"nothing","hits":1}"#, "is no subject"),
             (r#"{"subject":"device:a\nb","hits":1}"#, "control characters"),
             (r#"{"subject":7,"hits":1}"#, "`subject` cannot be 7"),
@@ -455,23 +387,14 @@ mod tests {
     fn the_first_line_declares_what_is_not_declared() {
         let mut s = Schema::new("x", Vec::new());
         assert!(s.take(br#"{"Upper": 1}"#, NOW).unwrap_err().contains("no field"));
-        let (rows, complaints) = take(
-            &mut s,
-            r#"{"subject":"cpu:1","count":1,"iface":"e","Upper":1,"list":[]}"#,
-        )
-        .unwrap();
+        let (rows, complaints) =
+            take(&mut s, r#"{"subject":"cpu:1","count":1,"iface":"e","Upper":1,"list":[]}"#).unwrap();
         assert_eq!(rows, ["x{cpu:1}@1000 count=1 iface=\"e\""]);
         assert_eq!(complaints.len(), 2);
-        assert_eq!(
-            take(&mut s, r#"{"count":2,"more":3}"#).unwrap().1,
-            ["`more` is no field of x"]
-        );
+        assert_eq!(take(&mut s, r#"{"count":2,"more":3}"#).unwrap().1, ["`more` is no field of x"]);
         assert!(take(&mut s, r#"{"stream":"x.y","a":2}"#).is_ok());
         for bad in ["xy", "x.", "x..y", "x.Y", "y.x"] {
-            assert!(
-                take(&mut s, &format!(r#"{{"stream":"{bad}","a":2}}"#)).is_err(),
-                "{bad}"
-            );
+            assert!(take(&mut s, &format!(r#"{{"stream":"{bad}","a":2}}"#)).is_err(), "{bad}");
         }
     }
 

@@ -59,10 +59,7 @@ pub(super) fn read(
         );
     }
     let taken = |s: &str| s == name || s.strip_prefix(name).is_some_and(|rest| rest.starts_with('.'));
-    if name == "self"
-        || crate::ALL
-            .iter()
-            .any(|c| c.name == name || c.streams.iter().any(|s| taken(&s.name)))
+    if name == "self" || crate::ALL.iter().any(|c| c.name == name || c.streams.iter().any(|s| taken(&s.name)))
     {
         return Err(at.wrong("a built-in collector has this name or emits a stream of it: choose another"));
     }
@@ -79,20 +76,11 @@ pub(super) fn read(
         }
         Some(_) => {}
     }
-    let interval_ns = settings
-        .get("interval")
-        .map(|v| at.duration("interval", v))
-        .transpose()?;
+    let interval_ns = settings.get("interval").map(|v| at.duration("interval", v)).transpose()?;
     if interval_ns.is_some_and(|ns| ns < SHORTEST_INTERVAL_NS) {
-        return Err(at.wrong(format!(
-            "`interval` is under {}",
-            format_duration(SHORTEST_INTERVAL_NS)
-        )));
+        return Err(at.wrong(format!("`interval` is under {}", format_duration(SHORTEST_INTERVAL_NS))));
     }
-    let timeout = settings
-        .get("timeout")
-        .map(|v| at.duration("timeout", v))
-        .transpose()?;
+    let timeout = settings.get("timeout").map(|v| at.duration("timeout", v)).transpose()?;
     if timeout.is_some() && interval_ns.is_none() {
         return Err(at.wrong("`timeout` needs an `interval`: without one the program runs for good"));
     }
@@ -109,10 +97,7 @@ pub(super) fn read(
             if key.is_empty() || key.contains(['=', '\0']) {
                 return Err(at.wrong(format!("`env` has the impossible name `{}`", text::escape(key))));
             }
-            env.push((
-                key.clone(),
-                at.string(&format!("env.{}", text::escape(key)), value)?,
-            ));
+            env.push((key.clone(), at.string(&format!("env.{}", text::escape(key)), value)?));
         }
     }
     let config = Config {
@@ -131,9 +116,7 @@ fn streams(name: &str, settings: &Settings, at: &Place) -> Result<Vec<Arc<Stream
     if settings.contains_key("fields") {
         all.push(Arc::new(stream(name.to_string(), settings, at)?));
     } else if let Some(key) = STREAM_KEYS.iter().find(|k| settings.contains_key(**k)) {
-        return Err(at.wrong(format!(
-            "`{key}` needs `fields`: without, the first line declares all"
-        )));
+        return Err(at.wrong(format!("`{key}` needs `fields`: without, the first line declares all")));
     }
     if let Some(v) = settings.get("streams") {
         for (part, v) in at.table("streams", v)? {
@@ -154,12 +137,7 @@ fn streams(name: &str, settings: &Settings, at: &Place) -> Result<Vec<Arc<Stream
 
 fn stream(name: String, table: &Settings, at: &Place) -> Result<Stream, Unavailable> {
     let help = table.get("help").map(|v| at.string("help", v)).transpose()?;
-    let mode = match table
-        .get("mode")
-        .map(|v| at.string("mode", v))
-        .transpose()?
-        .as_deref()
-    {
+    let mode = match table.get("mode").map(|v| at.string("mode", v)).transpose()?.as_deref() {
         None | Some("sampled") => Mode::Sampled,
         Some("occurrences") => Mode::Occurrences,
         Some(_) => return Err(at.wrong("`mode` must be \"sampled\" or \"occurrences\"")),
@@ -231,20 +209,14 @@ fn field(name: &str, table: &Settings, mode: Mode, at: &Place) -> Result<Field, 
         }
     };
     let help = text_of("help")?.unwrap_or_default();
-    Ok(Field {
-        name: name.to_string().into(),
-        kind,
-        unit,
-        help: help.into(),
-    })
+    Ok(Field { name: name.to_string().into(), kind, unit, help: help.into() })
 }
 
 /// Lower-case letters, digits and `_`, beginning with a letter.
 pub(super) fn is_name(s: &str) -> bool {
     s.len() <= 64
         && s.starts_with(|c: char| c.is_ascii_lowercase())
-        && s.bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        && s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// Where in the config something is wrong.
@@ -278,16 +250,13 @@ impl Place {
     }
 
     fn strings(&self, key: &str, value: &Value) -> Result<Vec<String>, Unavailable> {
-        let list = value
-            .as_array()
-            .ok_or_else(|| self.wrong(format!("`{key}` must be a list of strings")))?;
+        let list =
+            value.as_array().ok_or_else(|| self.wrong(format!("`{key}` must be a list of strings")))?;
         list.iter().map(|v| self.string(key, v)).collect()
     }
 
     fn table<'a>(&self, key: &str, value: &'a Value) -> Result<&'a Settings, Unavailable> {
-        value
-            .as_table()
-            .ok_or_else(|| self.wrong(format!("`{key}` must hold a table")))
+        value.as_table().ok_or_else(|| self.wrong(format!("`{key}` must hold a table")))
     }
 
     fn duration(&self, key: &str, value: &Value) -> Result<u64, Unavailable> {
@@ -341,30 +310,15 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.command, ["/usr/local/bin/x", "--all"]);
-        assert_eq!(
-            (config.interval_ns, config.timeout),
-            (Some(10_000_000_000), Duration::from_secs(2))
-        );
+        assert_eq!((config.interval_ns, config.timeout), (Some(10_000_000_000), Duration::from_secs(2)));
         assert_eq!((config.max_line, config.max_lines_per_s), (1024, 5));
         assert!(config.env.contains(&("A".into(), "b".into())));
-        assert_eq!(
-            streams.iter().map(|s| &*s.name).collect::<Vec<_>>(),
-            ["net_x", "net_x.slow"]
-        );
-        assert_eq!(
-            (streams[0].mode, streams[1].mode),
-            (Mode::Sampled, Mode::Occurrences)
-        );
+        assert_eq!(streams.iter().map(|s| &*s.name).collect::<Vec<_>>(), ["net_x", "net_x.slow"]);
+        assert_eq!((streams[0].mode, streams[1].mode), (Mode::Sampled, Mode::Occurrences));
         assert_eq!(*streams[0].subjects, [SubjectKind::Host, SubjectKind::Device]);
         let used = &streams[0].fields[streams[0].field_index("used").unwrap()];
-        assert_eq!(
-            (used.kind, used.unit, &*used.help),
-            (FieldKind::Gauge, Unit::Bytes, "now")
-        );
-        assert_eq!(
-            streams[1].fields[streams[1].field_index("took").unwrap()].unit,
-            Unit::Time
-        );
+        assert_eq!((used.kind, used.unit, &*used.help), (FieldKind::Gauge, Unit::Bytes, "now"));
+        assert_eq!(streams[1].fields[streams[1].field_index("took").unwrap()].unit, Unit::Time);
     }
 
     #[test]
@@ -384,22 +338,10 @@ mod tests {
             (&format!("{c}mode = \"sampled\""), "needs `fields`"),
             (&format!("{c}fields = {{}}"), "1 to 64"),
             (&format!("{c}fields = {{ A = {{}} }}"), "fields.A]: the name"),
-            (
-                &format!("{c}fields = {{ a = {{ kind = \"guage\" }} }}"),
-                "did you mean `gauge`?",
-            ),
-            (
-                &format!("{c}fields = {{ a = {{ unit = \"ms\" }} }}"),
-                "it can be count",
-            ),
-            (
-                &format!("{c}fields = {{ a = {{ kind = \"duration\" }} }}"),
-                "mode = \"occurrences\"",
-            ),
-            (
-                &format!("{c}subjects = [\"hosts\"]\nfields = {{ a = {{}} }}"),
-                "did you mean `host`?",
-            ),
+            (&format!("{c}fields = {{ a = {{ kind = \"guage\" }} }}"), "did you mean `gauge`?"),
+            (&format!("{c}fields = {{ a = {{ unit = \"ms\" }} }}"), "it can be count"),
+            (&format!("{c}fields = {{ a = {{ kind = \"duration\" }} }}"), "mode = \"occurrences\""),
+            (&format!("{c}subjects = [\"hosts\"]\nfields = {{ a = {{}} }}"), "did you mean `host`?"),
             (&format!("{c}env = {{ \"a=b\" = \"c\" }}"), "impossible name"),
             (&format!("{c}[streams.x]"), "streams.x]: `fields` is missing"),
         ] {
@@ -411,10 +353,7 @@ mod tests {
         }
         let toml: Settings = c.parse().unwrap();
         for name in ["Net", "a.b", "", "self", "kernel_log"] {
-            assert!(
-                read(name, &toml, &Roots::default()).unwrap_err().bad_settings,
-                "{name}"
-            );
+            assert!(read(name, &toml, &Roots::default()).unwrap_err().bad_settings, "{name}");
         }
     }
 }

@@ -25,11 +25,7 @@ impl Sink for Kept {
 
     fn send(&self, batch: Batch) -> bool {
         let mut rows = self.rows.lock().unwrap();
-        rows.extend(
-            batch
-                .rows()
-                .map(|r| (batch.stream.name.to_string(), r.subject.clone(), r.number(0))),
-        );
+        rows.extend(batch.rows().map(|r| (batch.stream.name.to_string(), r.subject.clone(), r.number(0))));
         *self.uncovered.lock().unwrap() += u32::from(!batch.covered_to);
         if self.stop_after.is_some_and(|n| rows.len() >= n) {
             self.stop.set();
@@ -44,10 +40,7 @@ impl Sink for Kept {
 
 impl Kept {
     fn until(rows: usize) -> Kept {
-        Kept {
-            stop_after: Some(rows),
-            ..Kept::default()
-        }
+        Kept { stop_after: Some(rows), ..Kept::default() }
     }
 
     fn numbers(&self) -> Vec<f64> {
@@ -62,9 +55,7 @@ impl Kept {
 /// Builds a collector of the shell script with further settings.
 fn sh(script: &str, more: &str) -> Box<dyn Streaming> {
     let script = toml::Value::String(script.into());
-    let settings = format!("command = [\"/bin/sh\", \"-c\", {script}]\n{more}")
-        .parse()
-        .unwrap();
+    let settings = format!("command = [\"/bin/sh\", \"-c\", {script}]\n{more}").parse().unwrap();
     match build("x", &settings, &Roots::default()).unwrap().1 {
         Built::Streaming(s) => s,
         Built::Polled(_) => unreachable!(),
@@ -106,14 +97,8 @@ fn exit_status_and_last_words() {
     let sink = Kept::default();
     let e = run("echo no such thing >&2; exit 3", "", &sink).unwrap_err();
     assert_eq!(e, "ended with exit status: 3: no such thing");
-    assert_eq!(
-        run("exit 69", "", &sink).unwrap_err(),
-        "nothing to collect: so its exit status says"
-    );
-    assert_eq!(
-        run("kill -9 $$", "", &sink).unwrap_err(),
-        "ended with signal: 9 (SIGKILL)"
-    );
+    assert_eq!(run("exit 69", "", &sink).unwrap_err(), "nothing to collect: so its exit status says");
+    assert_eq!(run("kill -9 $$", "", &sink).unwrap_err(), "ended with signal: 9 (SIGKILL)");
 }
 
 #[test]
@@ -128,10 +113,8 @@ fn a_hanging_program_is_killed_with_its_group_and_leaves_no_zombie() {
     let dir = tempfile::tempdir().unwrap();
     let pids = dir.path().join("pids");
     // It ignores the polite signal, and so does its child.
-    let script = format!(
-        "trap '' TERM; sleep 1000 & echo $$ $! > {}; echo '{{\"n\":1}}'; wait",
-        pids.display()
-    );
+    let script =
+        format!("trap '' TERM; sleep 1000 & echo $$ $! > {}; echo '{{\"n\":1}}'; wait", pids.display());
     let sink = Kept::default();
     let e = run(&script, "interval = \"1s\"\ntimeout = \"300ms\"", &sink).unwrap_err();
     assert_eq!(e, "took longer than its timeout of 300 ms and was killed");
@@ -139,9 +122,7 @@ fn a_hanging_program_is_killed_with_its_group_and_leaves_no_zombie() {
     let pids = std::fs::read_to_string(pids).unwrap();
     for pid in pids.split_whitespace() {
         // The orphan is reaped by init, not by us.
-        wait_for("the group to be gone", || {
-            !exists(pid) || is_zombie_of_another(pid)
-        });
+        wait_for("the group to be gone", || !exists(pid) || is_zombie_of_another(pid));
     }
 }
 
@@ -163,10 +144,7 @@ fn orphans_are_reaped_where_they_become_ours() {
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
     let sink = Kept::default();
-    assert_eq!(
-        run(&format!("sleep 1000 & echo $! > {}", pid.display()), "", &sink),
-        Ok(())
-    );
+    assert_eq!(run(&format!("sleep 1000 & echo $! > {}", pid.display()), "", &sink), Ok(()));
     let pid = std::fs::read_to_string(pid).unwrap();
     assert!(!exists(&pid), "no zombie of the group is left");
 }
@@ -189,9 +167,7 @@ fn what_a_program_leaves_behind_in_its_group_is_killed() {
     assert_eq!(run(&script, "", &sink), Ok(()));
     assert_eq!(sink.numbers(), [1.0]);
     let pid = std::fs::read_to_string(pid).unwrap();
-    wait_for("the child to be gone", || {
-        !exists(&pid) || is_zombie_of_another(pid.trim())
-    });
+    wait_for("the child to be gone", || !exists(&pid) || is_zombie_of_another(pid.trim()));
 }
 
 #[test]
@@ -207,10 +183,7 @@ fn a_flood_is_held_up_and_long_lines_are_dropped() {
     let sink = Kept::until(30);
     // yes(1) prints hundreds of thousands of lines a second; it is killed when 30 came through at 20 a second.
     let script = r#"head -c 100000 /dev/zero | tr '\0' a; echo; yes '{"n":1}'"#;
-    assert_eq!(
-        run(script, "max_lines_per_s = 20\nmax_line = 1000", &sink),
-        Ok(())
-    );
+    assert_eq!(run(script, "max_lines_per_s = 20\nmax_line = 1000", &sink), Ok(()));
     let rows = sink.numbers().len();
     assert!((30..=50).contains(&rows), "{rows}");
     assert_eq!(sink.problems(), ["a line longer than 1000 bytes was dropped"]);
@@ -221,10 +194,7 @@ fn lost_lines_of_occurrences_are_admitted() {
     let sink = Kept::default();
     let more = "mode = \"occurrences\"\nfields = { took = { kind = \"duration\" } }";
     assert_eq!(run(r#"echo '{"took":1.5}'; echo oops"#, more, &sink), Ok(()));
-    assert_eq!(
-        (sink.numbers(), *sink.uncovered.lock().unwrap()),
-        (vec![1.5e6], 1)
-    );
+    assert_eq!((sink.numbers(), *sink.uncovered.lock().unwrap()), (vec![1.5e6], 1));
 }
 
 #[test]
@@ -259,25 +229,11 @@ fn the_environment_is_small_and_descriptors_do_not_leak() {
         }
     }
     let more = "env = { MINE = \"1\" }";
-    sh(script, more)
-        .run(&Texts(Mutex::new(&mut printed)), &sink.stop)
-        .unwrap();
+    sh(script, more).run(&Texts(Mutex::new(&mut printed)), &sink.stop).unwrap();
     // In order of the fields' names: env, fds, group.
-    let env: Vec<&str> = printed[0]
-        .split_whitespace()
-        .filter(|v| !["_", "PWD", "OLDPWD", "SHLVL"].contains(v))
-        .collect();
-    assert_eq!(
-        env,
-        [
-            "LC_ALL",
-            "MINE",
-            "PATH",
-            "WHYSTALL_COLLECTOR",
-            "WHYSTALL_PROC",
-            "WHYSTALL_SYS"
-        ]
-    );
+    let env: Vec<&str> =
+        printed[0].split_whitespace().filter(|v| !["_", "PWD", "OLDPWD", "SHLVL"].contains(v)).collect();
+    assert_eq!(env, ["LC_ALL", "MINE", "PATH", "WHYSTALL_COLLECTOR", "WHYSTALL_PROC", "WHYSTALL_SYS"]);
     assert_eq!(printed[1], "3", "standard input, output and error");
     let (group, pid) = printed[2].split_once('=').unwrap();
     assert_eq!(group, pid, "its own process group");
@@ -290,31 +246,21 @@ fn programs_that_cannot_be_run() {
     std::fs::write(&file, "#!/bin/sh\n").unwrap();
     let result = |mode: u32| {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-        let settings = format!("command = [{:?}]", file.display().to_string())
-            .parse()
-            .unwrap();
-        build("x", &settings, &Roots::default())
-            .map(|_| ())
-            .map_err(|e| e.to_string())
+        let settings = format!("command = [{:?}]", file.display().to_string()).parse().unwrap();
+        build("x", &settings, &Roots::default()).map(|_| ()).map_err(|e| e.to_string())
     };
     assert!(result(0o644).unwrap_err().contains("not executable"));
     assert!(result(0o757).unwrap_err().contains("changed by everyone"));
     assert_eq!(result(0o755), Ok(()));
     let missing = "command = [\"no-such-program-here\"]".parse().unwrap();
     let e = build("x", &missing, &Roots::default()).map(|_| ()).unwrap_err();
-    assert!(
-        !e.bad_settings && e.to_string().contains("there is no program"),
-        "{e}"
-    );
+    assert!(!e.bad_settings && e.to_string().contains("there is no program"), "{e}");
 }
 
 #[test]
 fn it_runs_under_the_runner_and_is_started_again() {
     use crate::runner::{Event, Job, Options, Runner};
-    let built = Ok(Built::Streaming(sh(
-        r#"echo '{"n":1}'; exit 1"#,
-        "fields = { n = {} }",
-    )));
+    let built = Ok(Built::Streaming(sh(r#"echo '{"n":1}'; exit 1"#, "fields = { n = {} }")));
     let tick = Duration::from_millis(50);
     let mut runner = Runner::start(vec![Job::new("x", tick, built)], &Options::every(tick)).unwrap();
     let mut rows = 0;

@@ -18,11 +18,7 @@ MIS:          0
 ";
 
 fn busiest(table: &Table) -> Vec<Option<&str>> {
-    table
-        .cpus
-        .iter()
-        .map(|c| table.busiest(c).map(|n| n.as_ref()))
-        .collect()
+    table.cpus.iter().map(|c| table.busiest(c).map(|n| n.as_ref())).collect()
 }
 
 fn read(table: &mut Table, text: &str) {
@@ -53,28 +49,18 @@ fn the_busiest_line_is_that_which_rose_most() {
     let mut table = Table::default();
     read(&mut table, X86);
     assert_eq!(busiest(&table), [None, None], "nothing to compare to yet");
-    let later = X86
-        .replace("5       7000", "5       7500")
-        .replace("LOC:        100", "LOC:        103");
+    let later = X86.replace("5       7000", "5       7500").replace("LOC:        100", "LOC:        103");
     read(&mut table, &later);
-    assert_eq!(
-        busiest(&table),
-        [Some("LOC Local timer interrupts"), Some("36 virtio1-req.0")]
-    );
+    assert_eq!(busiest(&table), [Some("LOC Local timer interrupts"), Some("36 virtio1-req.0")]);
     read(&mut table, &later);
     assert_eq!(busiest(&table), [None, None], "nothing rose");
     // A count that fell was reset; one that wrapped rose.
     read(
         &mut table,
-        &later
-            .replace("7500", "1")
-            .replace("LOC:        103        200", "LOC: 4294967295 200"),
+        &later.replace("7500", "1").replace("LOC:        103        200", "LOC: 4294967295 200"),
     );
     assert_eq!(busiest(&table), [None, None]);
-    read(
-        &mut table,
-        &later.replace("LOC:        103        200", "LOC: 8 200"),
-    );
+    read(&mut table, &later.replace("LOC:        103        200", "LOC: 8 200"));
     assert_eq!(busiest(&table)[0], Some("LOC Local timer interrupts"));
 }
 
@@ -90,25 +76,16 @@ fn a_change_of_lines_or_cpus_makes_one_reading_incomparable() {
         read(&mut table, X86);
         read(&mut table, &changed);
         assert!(busiest(&table).iter().all(Option::is_none), "{changed}");
-        let later = changed
-            .replace("LOC:        100", "LOC:        900")
-            .replace("LOC: 1", "LOC: 5");
+        let later = changed.replace("LOC:        100", "LOC:        900").replace("LOC: 1", "LOC: 5");
         read(&mut table, &later);
-        assert_eq!(
-            busiest(&table)[0],
-            Some("LOC Local timer interrupts"),
-            "{changed}"
-        );
+        assert_eq!(busiest(&table)[0], Some("LOC Local timer interrupts"), "{changed}");
     }
 }
 
 #[test]
 fn handlers_follow_the_trigger() {
     let name = |tail: &str| IrqLine::new(b"9", tail.as_bytes()).name.to_string();
-    assert_eq!(
-        name("IO-APIC   9-fasteoi   acpi, i801_smbus"),
-        "9 acpi, i801_smbus"
-    );
+    assert_eq!(name("IO-APIC   9-fasteoi   acpi, i801_smbus"), "9 acpi, i801_smbus");
     assert_eq!(name("GICv3  78 Level     eth0"), "9 eth0");
     assert_eq!(name("IO-APIC   9-fasteoi"), "9 IO-APIC   9-fasteoi");
     assert_eq!(name("whatever it is"), "9 whatever it is");
@@ -122,37 +99,19 @@ fn surprises_are_errors_with_their_line() {
     let check = |input: &[u8], expected: &str| {
         let mut table = Table::default();
         read(&mut table, X86);
-        let e = parse_interrupts(input, &mut table)
-            .unwrap_err()
-            .at("/p".as_ref())
-            .to_string();
+        let e = parse_interrupts(input, &mut table).unwrap_err().at("/p".as_ref()).to_string();
         assert!(e.contains(expected), "{e}");
         assert!(table.lines.is_empty(), "nothing is left to compare to");
     };
     check(b"", "line 1: empty");
-    check(
-        b"CPU0 CPU0\n",
-        "line 1: expected CPU0 CPU1 ... ascending, found `CPU0`",
-    );
+    check(b"CPU0 CPU0\n", "line 1: expected CPU0 CPU1 ... ascending, found `CPU0`");
     check(b"CPU0\n", "no line with a count");
     check(b"CPU0\nLOC 1\n", "line 2: expected a label and a colon");
-    check(
-        b"CPU0 CPU1\nLOC: 1\n",
-        "line 2: expected a count for each CPU, found the end",
-    );
-    check(
-        b"CPU0 CPU1\nLOC: 1 Local timer\n",
-        "line 2: expected a count for each CPU, found `Local`",
-    );
+    check(b"CPU0 CPU1\nLOC: 1\n", "line 2: expected a count for each CPU, found the end");
+    check(b"CPU0 CPU1\nLOC: 1 Local timer\n", "line 2: expected a count for each CPU, found `Local`");
     check(b"CPU0\nLOC: -1\n", "found `-1`");
-    check(
-        b"CPU0\nLOC: 18446744073709551616\n",
-        "found `18446744073709551616`",
-    );
-    check(
-        b"CPU0\nLOC: 18446744073709551615\nNMI: 1\n",
-        "line 3: expected a sum",
-    );
+    check(b"CPU0\nLOC: 18446744073709551616\n", "found `18446744073709551616`");
+    check(b"CPU0\nLOC: 18446744073709551615\nNMI: 1\n", "line 3: expected a sum");
     check(b"CPU0\nLOC: 1", "line 2: cut short");
 }
 

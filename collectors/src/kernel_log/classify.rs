@@ -94,20 +94,13 @@ pub(super) struct Found<'a> {
 }
 
 pub(super) fn just<'a>(kind: Kind) -> Found<'a> {
-    Found {
-        kind,
-        ..Found::default()
-    }
+    Found { kind, ..Found::default() }
 }
 
 /// Reads a record's text: the first of its lines that tells something.
 pub(super) fn classify(text: &str) -> Found<'_> {
     const MOST_LINES: usize = 16;
-    text.lines()
-        .take(MOST_LINES)
-        .map(line)
-        .find(|f| f.kind != Kind::Other)
-        .unwrap_or_default()
+    text.lines().take(MOST_LINES).map(line).find(|f| f.kind != Kind::Other).unwrap_or_default()
 }
 
 fn line(l: &str) -> Found<'_> {
@@ -129,37 +122,24 @@ fn line(l: &str) -> Found<'_> {
 fn segfault(l: &str) -> Option<Found<'_>> {
     let who = match l.strip_prefix("traps: ") {
         Some(rest) => {
-            let end = [" general protection fault ip:", " trap "]
-                .iter()
-                .filter_map(|m| rest.find(m))
-                .min()?;
+            let end =
+                [" general protection fault ip:", " trap "].iter().filter_map(|m| rest.find(m)).min()?;
             rest.get(..end)?.strip_suffix(']')?
         }
         None => l.get(..l.find("]: segfault at ")?)?,
     };
     let (comm, pid) = who.rsplit_once('[')?;
     let cpu = l.rfind(" likely on CPU ").and_then(|i| leading(l.get(i + 15..)?));
-    Some(Found {
-        comm: Some(comm),
-        pid: pid.parse().ok(),
-        cpu,
-        ..just(Kind::Segfault)
-    })
+    Some(Found { comm: Some(comm), pid: pid.parse().ok(), cpu, ..just(Kind::Segfault) })
 }
 
 fn file_system(l: &str) -> Option<Found<'_>> {
     let broken = if l.starts_with("EXT4-fs (") {
         l.contains("Remounting filesystem read-only")
     } else if l.starts_with("XFS (") {
-        [
-            "Corruption",
-            "metadata I/O error",
-            "log I/O error",
-            "utting down filesystem",
-            "has been shut down",
-        ]
-        .iter()
-        .any(|m| l.contains(m))
+        ["Corruption", "metadata I/O error", "log I/O error", "utting down filesystem", "has been shut down"]
+            .iter()
+            .any(|m| l.contains(m))
     } else {
         let starts = [
             "EXT4-fs error (device ",
@@ -179,25 +159,15 @@ fn lockup(l: &str) -> Option<Found<'_>> {
     let body = l.strip_prefix("NMI ").unwrap_or(l);
     let body = body.strip_prefix("watchdog: ").unwrap_or(body);
     if let Some(rest) = body.strip_prefix("BUG: soft lockup - CPU#") {
-        let (comm, pid) = rest
-            .split_once('[')
-            .map_or((None, None), |(_, who)| comm_pid(who.trim_end_matches(']')));
+        let (comm, pid) =
+            rest.split_once('[').map_or((None, None), |(_, who)| comm_pid(who.trim_end_matches(']')));
         let stuck = after(rest, " stuck for ").and_then(leading);
         let stuck_ns = stuck.map(|s: u64| s.saturating_mul(SEC));
-        return Some(Found {
-            comm,
-            pid,
-            cpu: leading(rest),
-            stuck_ns,
-            ..just(Kind::SoftLockup)
-        });
+        return Some(Found { comm, pid, cpu: leading(rest), stuck_ns, ..just(Kind::SoftLockup) });
     }
     if body.starts_with("Watchdog detected hard LOCKUP") || (body.starts_with("CPU") && body != l) {
         let cpu = after(body, "Watchdog detected hard LOCKUP on cpu ")?;
-        return Some(Found {
-            cpu: leading(cpu),
-            ..just(Kind::HardLockup)
-        });
+        return Some(Found { cpu: leading(cpu), ..just(Kind::HardLockup) });
     }
     if let Some(rest) = l.strip_prefix("INFO: task ") {
         return hung_task(rest);
@@ -208,18 +178,11 @@ fn lockup(l: &str) -> Option<Found<'_>> {
         // A pool of one CPU; `cpus=0-3` is an unbound one.
         let cpus = after(l, " cpus=").and_then(|c| c.split(' ').next());
         let cpu = cpus.and_then(|c| c.parse().ok());
-        return Some(Found {
-            cpu,
-            stuck_ns,
-            ..just(Kind::WorkqueueLockup)
-        });
+        return Some(Found { cpu, stuck_ns, ..just(Kind::WorkqueueLockup) });
     }
     if l.starts_with("workqueue: ") {
         let us: u64 = after(l, " hogged CPU for >").and_then(leading)?;
-        return Some(Found {
-            stuck_ns: Some(us.saturating_mul(1000)),
-            ..just(Kind::WorkqueueHog)
-        });
+        return Some(Found { stuck_ns: Some(us.saturating_mul(1000)), ..just(Kind::WorkqueueHog) });
     }
     (l == "sched: RT throttling activated").then(|| just(Kind::SchedRtThrottled))
 }
@@ -231,32 +194,19 @@ fn hung_task(rest: &str) -> Option<Found<'_>> {
             let (comm, pid) = comm_pid(rest.get(..i)?);
             let seconds: Option<u64> = rest.get(i + mark.len()..).and_then(leading);
             let stuck_ns = seconds.map(|s| s.saturating_mul(SEC));
-            return Some(Found {
-                comm,
-                pid,
-                stuck_ns,
-                ..just(Kind::HungTask)
-            });
+            return Some(Found { comm, pid, stuck_ns, ..just(Kind::HungTask) });
         }
     }
     if !rest.contains(" blocked on a") {
         return None;
     }
-    let owner = [" likely owned by task ", " likely last held by task "]
-        .iter()
-        .find_map(|m| after(rest, m))?;
+    let owner =
+        [" likely owned by task ", " likely last held by task "].iter().find_map(|m| after(rest, m))?;
     let owner = owner.trim_end_matches('.');
     // A semaphore's owner is followed by how it holds it.
-    let owner = [" <reader>", " <writer>"]
-        .iter()
-        .find_map(|r| owner.strip_suffix(r))
-        .unwrap_or(owner);
+    let owner = [" <reader>", " <writer>"].iter().find_map(|r| owner.strip_suffix(r)).unwrap_or(owner);
     let (comm, pid) = comm_pid(owner);
-    Some(Found {
-        comm,
-        pid,
-        ..just(Kind::HungTaskBlocker)
-    })
+    Some(Found { comm, pid, ..just(Kind::HungTaskBlocker) })
 }
 
 /// kernel/rcu/tree_stall.h.
@@ -267,43 +217,26 @@ fn rcu(l: &str) -> Option<Found<'_>> {
             || info.contains(" detected stalls on CPUs/tasks")
             || info.contains(" detected expedited stalls on CPUs/tasks");
         let cpu = after(info, "{ ").and_then(leading);
-        return stall.then(|| Found {
-            cpu,
-            ..just(Kind::RcuStall)
-        });
+        return stall.then(|| Found { cpu, ..just(Kind::RcuStall) });
     }
     // `\t1-....: (20999 ticks this GP) idle=…`
     let cpu = body?.strip_prefix('\t')?;
-    (cpu.contains(" ticks this GP)")).then(|| Found {
-        cpu: leading(cpu),
-        ..just(Kind::RcuCpu)
-    })
+    (cpu.contains(" ticks this GP)")).then(|| Found { cpu: leading(cpu), ..just(Kind::RcuCpu) })
 }
 
 fn memory(l: &str) -> Option<Found<'_>> {
     if let Some(i) = l.find(": page allocation failure: order:") {
-        return Some(Found {
-            comm: l.get(..i),
-            ..just(Kind::PageAllocFailure)
-        });
+        return Some(Found { comm: l.get(..i), ..just(Kind::PageAllocFailure) });
     }
     if let Some(i) = l.find(": page allocation stalls for ") {
         let ms: Option<u64> = after(l, ": page allocation stalls for ").and_then(leading);
         let stuck_ns = ms.map(|ms| ms.saturating_mul(MS));
-        return Some(Found {
-            comm: l.get(..i),
-            stuck_ns,
-            ..just(Kind::PageAllocFailure)
-        });
+        return Some(Found { comm: l.get(..i), stuck_ns, ..just(Kind::PageAllocFailure) });
     }
     // `comm (pid): drop_caches: 3`
     let i = l.rfind("): drop_caches: ")?;
     let (comm, pid) = l.get(..i)?.rsplit_once(" (")?;
-    Some(Found {
-        comm: Some(comm),
-        pid: pid.parse().ok(),
-        ..just(Kind::DropCaches)
-    })
+    Some(Found { comm: Some(comm), pid: pid.parse().ok(), ..just(Kind::DropCaches) })
 }
 
 fn input_output(l: &str) -> Option<Found<'_>> {
@@ -312,10 +245,7 @@ fn input_output(l: &str) -> Option<Found<'_>> {
     }
     if l.starts_with("CIFS: ") {
         let seconds: u64 = after(l, " has not responded in ").and_then(leading)?;
-        return Some(Found {
-            stuck_ns: Some(seconds.saturating_mul(SEC)),
-            ..just(Kind::BlockedIo)
-        });
+        return Some(Found { stuck_ns: Some(seconds.saturating_mul(SEC)), ..just(Kind::BlockedIo) });
     }
     let starts = [
         "blk_update_request: I/O error",
@@ -332,35 +262,18 @@ fn input_output(l: &str) -> Option<Found<'_>> {
 
 fn hardware(l: &str) -> Option<Found<'_>> {
     if l.contains(" temperature above threshold, cpu clock throttled") {
-        let cpu = l
-            .strip_prefix("mce: ")
-            .unwrap_or(l)
-            .strip_prefix("CPU")
-            .and_then(leading);
-        return Some(Found {
-            cpu,
-            ..just(Kind::Thermal)
-        });
+        let cpu = l.strip_prefix("mce: ").unwrap_or(l).strip_prefix("CPU").and_then(leading);
+        return Some(Found { cpu, ..just(Kind::Thermal) });
     }
-    if let Some(rest) = l
-        .strip_prefix("mce: ")
-        .unwrap_or(l)
-        .strip_prefix("[Hardware Error]: ")
-    {
+    if let Some(rest) = l.strip_prefix("mce: ").unwrap_or(l).strip_prefix("[Hardware Error]: ") {
         let cpu = rest.strip_prefix("CPU ").and_then(leading);
-        return Some(Found {
-            cpu,
-            ..just(Kind::Mce)
-        });
+        return Some(Found { cpu, ..just(Kind::Mce) });
     }
     if l.starts_with("EDAC MC") && (l.contains(" CE ") || l.contains(" UE ")) {
         return Some(just(Kind::Mce));
     }
-    let irq = l
-        .strip_prefix("irq ")?
-        .trim_start_matches(|c: char| c.is_ascii_digit());
-    irq.starts_with(": nobody cared")
-        .then(|| just(Kind::IrqNobodyCared))
+    let irq = l.strip_prefix("irq ")?.trim_start_matches(|c: char| c.is_ascii_digit());
+    irq.starts_with(": nobody cared").then(|| just(Kind::IrqNobodyCared))
 }
 
 fn network(l: &str) -> Option<Found<'_>> {
@@ -368,27 +281,16 @@ fn network(l: &str) -> Option<Found<'_>> {
         let timed_out = after(rest, " timed out")?;
         let ms: Option<u64> = timed_out.strip_prefix(' ').and_then(leading);
         let stuck_ns = ms.map(|ms| ms.saturating_mul(MS));
-        return Some(Found {
-            stuck_ns,
-            ..just(Kind::NetTxTimeout)
-        });
+        return Some(Found { stuck_ns, ..just(Kind::NetTxTimeout) });
     }
-    let down = [
-        "Link is Down",
-        "Link is down",
-        "link is down",
-        ": Link down",
-        "link status definitely down for",
-    ];
+    let down =
+        ["Link is Down", "Link is down", "link is down", ": Link down", "link status definitely down for"];
     down.iter().any(|m| l.contains(m)).then(|| just(Kind::LinkDown))
 }
 
 fn time(l: &str) -> Option<Found<'_>> {
     if let Some(ns) = l.strip_prefix("hrtimer: interrupt took ") {
-        return Some(Found {
-            stuck_ns: leading(ns),
-            ..just(Kind::HrtimerSlow)
-        });
+        return Some(Found { stuck_ns: leading(ns), ..just(Kind::HrtimerSlow) });
     }
     (l.starts_with("clocksource: ") && l.contains(": Marking clocksource "))
         .then(|| just(Kind::ClockUnstable))

@@ -23,15 +23,8 @@ pub(super) fn read(l: &str) -> Option<Found<'_>> {
         };
         let (pid, rest) = who.split_once(" (")?;
         // From the right: a comm may hold a parenthesis; what follows it is the kernel's.
-        let comm = rest
-            .rfind(") total-vm:")
-            .or_else(|| rest.rfind(')'))
-            .and_then(|i| rest.get(..i));
-        return Some(Found {
-            comm,
-            pid: pid.parse().ok(),
-            ..just(kind)
-        });
+        let comm = rest.rfind(") total-vm:").or_else(|| rest.rfind(')')).and_then(|i| rest.get(..i));
+        return Some(Found { comm, pid: pid.parse().ok(), ..just(kind) });
     }
     let detail = l.contains(" invoked oom-killer: gfp_mask=")
         || l.starts_with("oom_reaper: ")
@@ -46,24 +39,15 @@ fn oom_constraint(rest: &str) -> Found<'_> {
     const COMM: usize = 15;
     let memcg = rest.starts_with("CONSTRAINT_MEMCG,");
     let mut found = just(if memcg { Kind::OomMemcg } else { Kind::OomKill });
-    let Some((rest, pid)) = rest
-        .rfind(",uid=")
-        .and_then(|i| rest.get(..i)?.rsplit_once(",pid="))
-    else {
+    let Some((rest, pid)) = rest.rfind(",uid=").and_then(|i| rest.get(..i)?.rsplit_once(",pid=")) else {
         return found;
     };
     found.pid = pid.parse().ok();
     // A comm may contain `,task=` itself, and anyone can choose one; so may a cgroup's name, but fewer can. The comm is
     // at most 15 bytes, so the first mark that leaves no more than that is the kernel's.
     let from = rest.len().saturating_sub(COMM + ",task=".len());
-    let from = (from..rest.len())
-        .find(|&i| rest.is_char_boundary(i))
-        .unwrap_or(rest.len());
-    let Some(mark) = rest
-        .get(from..)
-        .and_then(|tail| tail.find(",task="))
-        .map(|i| from + i)
-    else {
+    let from = (from..rest.len()).find(|&i| rest.is_char_boundary(i)).unwrap_or(rest.len());
+    let Some(mark) = rest.get(from..).and_then(|tail| tail.find(",task=")).map(|i| from + i) else {
         return found;
     };
     found.comm = rest.get(mark + ",task=".len()..);
@@ -74,10 +58,8 @@ fn oom_constraint(rest: &str) -> Found<'_> {
         return found;
     };
     found.cgroup = Some(task_memcg).filter(|p| p.starts_with('/'));
-    found.limit_cgroup = before
-        .split_once(",oom_memcg=")
-        .map(|(_, path)| path)
-        .filter(|p| memcg && p.starts_with('/'));
+    found.limit_cgroup =
+        before.split_once(",oom_memcg=").map(|(_, path)| path).filter(|p| memcg && p.starts_with('/'));
     found
 }
 
@@ -118,30 +100,17 @@ impl OomJoin {
             _ if constraint => {
                 let owned = |s: Option<&str>| s.map(str::to_string);
                 let (cgroup, limit) = (owned(found.cgroup), owned(found.limit_cgroup));
-                self.last = Some(Oom {
-                    pid,
-                    cgroup,
-                    limit,
-                    ts_us,
-                    told: true,
-                });
+                self.last = Some(Oom { pid, cgroup, limit, ts_us, told: true });
             }
             _ => {}
         }
-        let Some(o) = self
-            .last
-            .as_ref()
-            .filter(|o| ts_us.saturating_sub(o.ts_us) <= Self::TOGETHER_US)
+        let Some(o) = self.last.as_ref().filter(|o| ts_us.saturating_sub(o.ts_us) <= Self::TOGETHER_US)
         else {
             return found;
         };
         if !constraint && (o.pid == pid || found.kind == Kind::OomMemcg) {
             found.limit_cgroup = o.limit.as_deref();
-            found.cgroup = if o.pid == pid {
-                o.cgroup.as_deref()
-            } else {
-                o.limit.as_deref()
-            };
+            found.cgroup = if o.pid == pid { o.cgroup.as_deref() } else { o.limit.as_deref() };
         }
         found
     }
@@ -175,13 +144,8 @@ mod tests {
         };
         let mut join = OomJoin::default();
         let mut kinds = Vec::new();
-        for (ts, l) in [
-            (1, line(7)),
-            (2, killed(7)),
-            (3, killed(8)),
-            (4, killed(7)),
-            (3_000_000, killed(9)),
-        ] {
+        for (ts, l) in [(1, line(7)), (2, killed(7)), (3, killed(8)), (4, killed(7)), (3_000_000, killed(9))]
+        {
             let f = join.join(classify(&l), ts);
             kinds.push((f.kind, f.cgroup.map(str::to_string)));
         }

@@ -37,9 +37,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Record<'_>, &'static str> {
     let ts_us = part().ok_or("no time")?;
     let mut lines = rest.split(|&b| b == b'\n');
     let body = lines.next().unwrap_or_default();
-    let device = lines
-        .filter_map(|l| std::str::from_utf8(l).ok())
-        .find_map(|l| l.strip_prefix(" DEVICE="));
+    let device = lines.filter_map(|l| std::str::from_utf8(l).ok()).find_map(|l| l.strip_prefix(" DEVICE="));
     Ok(Record {
         level: (priority & 7) as u8,
         facility: u32::try_from(priority >> 3).map_err(|_| "no such facility")?,
@@ -105,15 +103,7 @@ mod tests {
 
     #[test]
     fn what_is_no_record() {
-        for bad in [
-            "",
-            ";",
-            "6,1;x",
-            "a,1,2,-;x",
-            "6,1,-2,-;x",
-            "6,1,2,-",
-            "99999999999999999999,1,2,-;x",
-        ] {
+        for bad in ["", ";", "6,1;x", "a,1,2,-;x", "6,1,-2,-;x", "6,1,2,-", "99999999999999999999,1,2,-;x"] {
             assert!(parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }

@@ -11,13 +11,7 @@ struct Kept(Stamp, Mutex<Vec<String>>);
 
 impl Kept {
     fn at(boot_ns: u64) -> Kept {
-        Kept(
-            Stamp {
-                boot_ns,
-                wall_ns: boot_ns,
-            },
-            Mutex::default(),
-        )
+        Kept(Stamp { boot_ns, wall_ns: boot_ns }, Mutex::default())
     }
 
     fn problems(&self) -> Vec<String> {
@@ -98,9 +92,7 @@ fn check(fixture: &str) {
             continue;
         };
         let mut batch = batch();
-        reader
-            .fill(&mut Log::of([Ok(&record)]), &mut batch, &sink)
-            .unwrap();
+        reader.fill(&mut Log::of([Ok(&record)]), &mut batch, &sink).unwrap();
         let host = batch.rows().find(|r| *r.subject == Subject::Host);
         let got = host.map_or("ignored".to_string(), |r| shown(&r));
         assert_eq!(got, expected, "{record}");
@@ -115,16 +107,9 @@ fn check(fixture: &str) {
         record.clear();
         count += 1;
     }
-    assert!(
-        count > 3 && record.is_empty(),
-        "a fixture ends with what is expected of its last record"
-    );
+    assert!(count > 3 && record.is_empty(), "a fixture ends with what is expected of its last record");
     // Fixtures leave records out.
-    assert!(
-        sink.problems().iter().all(|p| p.contains("overwritten")),
-        "{:?}",
-        sink.problems()
-    );
+    assert!(sink.problems().iter().all(|p| p.contains("overwritten")), "{:?}", sink.problems());
 }
 
 #[test]
@@ -157,36 +142,19 @@ fn an_overrun_is_survived_counted_and_admitted() {
     let mut reader = Reader::new(true);
     let sink = Kept::at(100 * SEC);
     let mut first = batch();
-    let mut log = Log::of([
-        Ok("6,10,1,-;a"),
-        Err(libc::EPIPE),
-        Ok("6,25,2,-;b"),
-        Err(libc::EINTR),
-        Ok("6,26,3,-;c"),
-    ]);
+    let mut log =
+        Log::of([Ok("6,10,1,-;a"), Err(libc::EPIPE), Ok("6,25,2,-;b"), Err(libc::EINTR), Ok("6,26,3,-;c")]);
     assert!(reader.fill(&mut log, &mut first, &sink).unwrap());
     assert_eq!((first.len(), first.covered_to), (3, false));
-    assert_eq!(
-        sink.problems(),
-        ["lost 14 records of the kernel log, overwritten before they were read"]
-    );
+    assert_eq!(sink.problems(), ["lost 14 records of the kernel log, overwritten before they were read"]);
     // Opened again, it skips what it had.
     let mut second = batch();
     let mut log = Log::of([Ok("6,25,2,-;b"), Ok("6,26,3,-;c"), Ok("6,27,4,-;d")]);
     reader.fill(&mut log, &mut second, &sink).unwrap();
-    assert_eq!(
-        second
-            .rows()
-            .map(|r| r.text(MESSAGE).unwrap().to_string())
-            .collect::<Vec<_>>(),
-        ["d"]
-    );
+    assert_eq!(second.rows().map(|r| r.text(MESSAGE).unwrap().to_string()).collect::<Vec<_>>(), ["d"]);
     assert!(second.covered_to);
     assert_eq!(
-        reader
-            .fill(&mut Log::of([Err(libc::EIO)]), &mut second, &sink)
-            .unwrap_err()
-            .raw_os_error(),
+        reader.fill(&mut Log::of([Err(libc::EIO)]), &mut second, &sink).unwrap_err().raw_os_error(),
         Some(libc::EIO)
     );
 }
@@ -197,22 +165,13 @@ fn user_space_cannot_speak_for_the_kernel() {
     let sink = Kept::at(100 * SEC);
     let mut b = batch();
     let lie = "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [x:1]";
-    let reads = [
-        format!("12,1,1,-;{lie}"),
-        "garbage".into(),
-        format!("4,2,1,-;{lie}"),
-    ];
-    reader
-        .fill(&mut Log(reads.map(Ok).into()), &mut b, &sink)
-        .unwrap();
+    let reads = [format!("12,1,1,-;{lie}"), "garbage".into(), format!("4,2,1,-;{lie}")];
+    reader.fill(&mut Log(reads.map(Ok).into()), &mut b, &sink).unwrap();
     assert_eq!(
         b.rows().map(|r| r.subject.clone()).collect::<Vec<_>>(),
         [Subject::Host, Subject::Cpu(1), Subject::Task(1)]
     );
-    assert_eq!(
-        sink.problems(),
-        ["a record of the kernel log has no semicolon: garbage"]
-    );
+    assert_eq!(sink.problems(), ["a record of the kernel log has no semicolon: garbage"]);
 }
 
 #[test]
@@ -222,16 +181,11 @@ fn times_are_not_before_the_log_was_empty_nor_after_now() {
     let at = |reader: &mut Reader, now: u64, us: u64| {
         let mut b = batch();
         let record = format!("6,{us},{us},-;x");
-        reader
-            .fill(&mut Log::of([Ok(&record)]), &mut b, &Kept::at(now))
-            .unwrap();
+        reader.fill(&mut Log::of([Ok(&record)]), &mut b, &Kept::at(now)).unwrap();
         b.rows().next().unwrap().boot_ns
     };
     let base = offset_us * 1000;
-    assert_eq!(
-        at(&mut reader, base + 100 * SEC, 50_000_000) / SEC,
-        (base + 50 * SEC) / SEC
-    );
+    assert_eq!(at(&mut reader, base + 100 * SEC, 50_000_000) / SEC, (base + 50 * SEC) / SEC);
     // Its clock is ten seconds slow: it cannot have happened before the log was empty.
     assert_eq!(at(&mut reader, base + 200 * SEC, 90_000_000), base + 100 * SEC);
     // Its clock is fast.
@@ -245,11 +199,7 @@ fn a_flood_of_other_lines_is_cut_and_told_but_known_kinds_pass() {
     let mut records: Vec<String> = (0..500).map(|i| format!("6,{i},1,-;noise {i}")).collect();
     records.push("4,500,1,-;sched: RT throttling activated".into());
     let mut b = batch();
-    assert!(
-        reader
-            .fill(&mut Log(records.into_iter().map(Ok).collect()), &mut b, &sink)
-            .unwrap()
-    );
+    assert!(reader.fill(&mut Log(records.into_iter().map(Ok).collect()), &mut b, &sink).unwrap());
     assert_eq!((b.len(), b.covered_to), (201, false));
     assert_eq!(sink.problems().len(), 300);
     assert_eq!(shown(&b.rows().last().unwrap()), "sched_rt_throttled");
@@ -286,9 +236,5 @@ fn the_real_log_from_boot() {
         }
     }
     assert!(rows > 0 || reader.last.is_none());
-    assert!(
-        sink.problems().iter().all(|p| !p.contains("has no")),
-        "{:?}",
-        sink.problems()
-    );
+    assert!(sink.problems().iter().all(|p| !p.contains("has no")), "{:?}", sink.problems());
 }

@@ -7,11 +7,7 @@ use crate::cgroup::parse;
 /// below, which is what v2 lists; of v1 only the latter are taken.
 pub(crate) fn stat(bytes: &[u8], v1: bool, out: &mut Vec<(usize, u64)>) {
     for (key, value) in parse::flat_keyed(bytes) {
-        let field = if v1 {
-            key.strip_prefix(b"total_").and_then(v1_total)
-        } else {
-            v2_line(key)
-        };
+        let field = if v1 { key.strip_prefix(b"total_").and_then(v1_total) } else { v2_line(key) };
         out.extend(field.map(|f| (f, value)));
     }
 }
@@ -77,28 +73,17 @@ mod tests {
     #[test]
     fn only_totals_of_v1() {
         let mut out = Vec::new();
-        stat(
-            b"cache 1\nshmem 2\npgfault 3\ntotal_cache 10\ntotal_pgfault 30\n",
-            true,
-            &mut out,
-        );
+        stat(b"cache 1\nshmem 2\npgfault 3\ntotal_cache 10\ntotal_pgfault 30\n", true, &mut out);
         assert_eq!(out, [(f::FILE, 10), (f::PGFAULT, 30)]);
     }
 
     #[test]
     fn names_of_v2_across_versions() {
         let mut out = Vec::new();
-        stat(
-            b"anon 1\nworkingset_refault 5\nfile_thp 9\npgscan_direct 7\n",
-            false,
-            &mut out,
-        );
+        stat(b"anon 1\nworkingset_refault 5\nfile_thp 9\npgscan_direct 7\n", false, &mut out);
         assert_eq!(out, [(f::ANON, 1), (f::REFAULT_FILE, 5), (f::PGSCAN_DIRECT, 7)]);
         out.clear();
-        events(
-            b"low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n",
-            &mut out,
-        );
+        events(b"low 0\nhigh 0\nmax 12\noom 1\noom_kill 1\noom_group_kill 0\n", &mut out);
         assert_eq!(out.len(), 5);
         assert!(out.contains(&(f::EVENTS_MAX, 12)));
     }

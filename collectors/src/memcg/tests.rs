@@ -1,3 +1,5 @@
+//! The collector on fixtures and on real cgroups of its own.
+
 use super::*;
 use crate::cgroup::testing::{Group, clock, fixture, golden, pass, pass_at, shown, value};
 use std::cell::Cell;
@@ -22,11 +24,8 @@ fn plain_tree(names: &[impl AsRef<std::path::Path>]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("sys/fs/cgroup");
     fs::create_dir_all(dir.path().join("proc/self")).unwrap();
-    fs::write(
-        dir.path().join("proc/self/mountinfo"),
-        "1 1 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
-    )
-    .unwrap();
+    fs::write(dir.path().join("proc/self/mountinfo"), "1 1 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+        .unwrap();
     for name in names {
         let cgroup = root.join(name);
         fs::create_dir_all(&cgroup).unwrap();
@@ -44,11 +43,7 @@ fn hostile_names_and_depth() {
     let mut c = collector(&Roots::under(dir.path()), "");
     let batches = pass(&mut *c);
     for name in ["new\nline", "sp ace", "\u{202e}x"] {
-        assert_eq!(
-            value(&batches, "memcg", &format!("cgroup:/{name}"), "usage"),
-            Some(1.0),
-            "{name:?}"
-        );
+        assert_eq!(value(&batches, "memcg", &format!("cgroup:/{name}"), "usage"), Some(1.0), "{name:?}");
     }
     assert_eq!(value(&batches, "memcg.read", "host", "left_out"), Some(1.0));
 }
@@ -62,9 +57,7 @@ fn files_are_read_when_no_descriptor_may_be_kept() {
         assert!(tree.refresh(&mut || false));
         assert_eq!(tree.len(), 8);
         let mut buf = Vec::new();
-        let read = (0..tree.ids())
-            .filter(|id| tree.read(*id, 0, &mut buf) == Reading::Data)
-            .count();
+        let read = (0..tree.ids()).filter(|id| tree.read(*id, 0, &mut buf) == Reading::Data).count();
         assert_eq!(read, 7, "all but the root have memory.current");
     }
 }
@@ -79,24 +72,12 @@ fn fixtures() {
 
 #[test]
 fn bad_settings_are_told() {
-    for bad in [
-        "max_cgroups = 0",
-        "max_cgroups = 'x'",
-        "stat_budget_ms = -1",
-        "numa_stat_interval_s = 1.5",
-    ] {
+    for bad in ["max_cgroups = 0", "max_cgroups = 'x'", "stat_budget_ms = -1", "numa_stat_interval_s = 1.5"] {
         let e = build(&fixture("cgroup-v1"), &bad.parse().unwrap()).unwrap_err();
-        assert!(
-            e.bad_settings && e.why.contains(bad.split(' ').next().unwrap()),
-            "{bad}: {e}"
-        );
+        assert!(e.bad_settings && e.why.contains(bad.split(' ').next().unwrap()), "{bad}: {e}");
     }
     let nowhere = tempfile::tempdir().unwrap();
-    assert!(
-        !build(&Roots::under(nowhere.path()), &Settings::new())
-            .unwrap_err()
-            .bad_settings
-    );
+    assert!(!build(&Roots::under(nowhere.path()), &Settings::new()).unwrap_err().bad_settings);
 }
 
 #[test]
@@ -105,10 +86,7 @@ fn a_pass_without_time_goes_on_where_it_stopped() {
     // Each question costs a millisecond.
     fn slow() -> Stamp {
         NOW.set(NOW.get() + 1_000_000);
-        Stamp {
-            boot_ns: NOW.get(),
-            wall_ns: 0,
-        }
+        Stamp { boot_ns: NOW.get(), wall_ns: 0 }
     }
     let names: Vec<String> = (0..100).map(|i| format!("c{i:02}")).collect();
     let dir = plain_tree(&names);
@@ -144,10 +122,7 @@ fn the_limit_shows_in_failcnt_on_the_real_kernel() {
         file.path().display()
     );
     #[allow(clippy::disallowed_methods)]
-    let status = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .status()
-        .unwrap();
+    let status = std::process::Command::new("sh").args(["-c", &script]).status().unwrap();
     if !status.success() {
         println!("skipped: the writer did not finish in its group: {status}");
         return;
@@ -155,10 +130,7 @@ fn the_limit_shows_in_failcnt_on_the_real_kernel() {
     let after = pass(&mut *c);
     assert!(value(&after, "memcg", &subject, "events_max").unwrap() > 0.0);
     assert!(value(&after, "memcg", &subject, "usage").unwrap() > 0.0);
-    assert!(
-        value(&after, "memcg", &subject, "file").is_some(),
-        "memory.stat is read where the use moved"
-    );
+    assert!(value(&after, "memcg", &subject, "file").is_some(), "memory.stat is read where the use moved");
     assert!(value(&after, "memcg.read", "host", "stat_read_max").unwrap() > 0.0);
 }
 
@@ -175,10 +147,7 @@ fn cgroups_that_come_and_go_and_hostile_names() {
     fs::create_dir(nested.join("inner")).unwrap();
     let batches = pass(&mut *c);
     for name in ["plain", "escape \x1b[31m", "b\\xffad", "nested", "nested/inner"] {
-        assert!(
-            value(&batches, "memcg", &path(name), "usage").is_some(),
-            "{name:?}"
-        );
+        assert!(value(&batches, "memcg", &path(name), "usage").is_some(), "{name:?}");
     }
     // Replaced between two passes: the count of children stays the same, and the new one is found none the less.
     fs::remove_dir(&plain).unwrap();
@@ -223,13 +192,7 @@ fn vanishing_while_being_read() {
     }
     let left = pass(&mut *c);
     let below = format!("cgroup:{}/", group.path);
-    assert_eq!(
-        left[0]
-            .rows()
-            .filter(|r| r.subject.to_string().starts_with(&below))
-            .count(),
-        0
-    );
+    assert_eq!(left[0].rows().filter(|r| r.subject.to_string().starts_with(&below)).count(), 0);
     assert!(value(&left, "memcg", &format!("cgroup:{}", group.path), "usage").is_some());
 }
 
@@ -260,13 +223,7 @@ fn the_numa_stat_probe_is_rare() {
     let mut c = collector(&Roots::default(), "");
     let at = clock();
     let mut probe = |s: u64| {
-        let batches = pass_at(
-            &mut *c,
-            Stamp {
-                boot_ns: at.boot_ns + s * SEC,
-                wall_ns: 0,
-            },
-        );
+        let batches = pass_at(&mut *c, Stamp { boot_ns: at.boot_ns + s * SEC, wall_ns: 0 });
         shown(&batches, "memcg.read", "host", "numa_cgroup")
     };
     assert!(probe(0).is_some());

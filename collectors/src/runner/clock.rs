@@ -6,10 +6,7 @@ use whystall_event::{MS, Stamp};
 
 /// The time now: CLOCK_BOOTTIME and CLOCK_REALTIME.
 pub fn now() -> Stamp {
-    Stamp {
-        boot_ns: read(libc::CLOCK_BOOTTIME),
-        wall_ns: read(libc::CLOCK_REALTIME),
-    }
+    Stamp { boot_ns: read(libc::CLOCK_BOOTTIME), wall_ns: read(libc::CLOCK_REALTIME) }
 }
 
 /// What to add to a CLOCK_MONOTONIC nanosecond to get CLOCK_BOOTTIME: the time spent suspended since boot.
@@ -24,10 +21,7 @@ pub(super) fn thread_cpu_ns() -> u64 {
 }
 
 fn read(id: libc::clockid_t) -> u64 {
-    let mut ts = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut ts = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `ts` is a valid timespec that the call fills; these clock ids exist on every supported kernel.
     if unsafe { libc::clock_gettime(id, &mut ts) } != 0 {
         return 0;
@@ -65,11 +59,7 @@ impl Reading {
         let before = read(libc::CLOCK_MONOTONIC);
         let stamp = now();
         let after = read(libc::CLOCK_MONOTONIC);
-        Reading {
-            stamp,
-            mono_ns: before,
-            together: after.saturating_sub(before) <= TOGETHER_NS,
-        }
+        Reading { stamp, mono_ns: before, together: after.saturating_sub(before) <= TOGETHER_NS }
     }
 }
 
@@ -107,11 +97,7 @@ impl Drift {
         };
         let (slept, stepped) = (suspended - last_suspended, wall - last_wall);
         Jump {
-            suspended_ns: if slept > Self::SUSPEND_NS {
-                u64::try_from(slept).unwrap_or(u64::MAX)
-            } else {
-                0
-            },
+            suspended_ns: if slept > Self::SUSPEND_NS { u64::try_from(slept).unwrap_or(u64::MAX) } else { 0 },
             clock_step_ns: if stepped.abs() > Self::STEP_NS {
                 i64::try_from(stepped).unwrap_or(if stepped > 0 { i64::MAX } else { i64::MIN })
             } else {
@@ -127,55 +113,27 @@ mod tests {
     use whystall_event::SEC;
 
     fn reading(boot: u64, mono: u64, wall: u64) -> Reading {
-        Reading {
-            stamp: Stamp {
-                boot_ns: boot,
-                wall_ns: wall,
-            },
-            mono_ns: mono,
-            together: true,
-        }
+        Reading { stamp: Stamp { boot_ns: boot, wall_ns: wall }, mono_ns: mono, together: true }
     }
 
     #[test]
     fn suspend_and_step_are_told_apart() {
         let mut d = Drift::default();
-        assert_eq!(
-            d.observe(reading(10 * SEC, 10 * SEC, 1000 * SEC)),
-            Jump::default()
-        );
+        assert_eq!(d.observe(reading(10 * SEC, 10 * SEC, 1000 * SEC)), Jump::default());
         // An hour's suspend moves boot and wall time alike.
         let jump = d.observe(reading(3611 * SEC, 11 * SEC, 4601 * SEC));
-        assert_eq!(
-            jump,
-            Jump {
-                suspended_ns: 3600 * SEC,
-                clock_step_ns: 0
-            }
-        );
+        assert_eq!(jump, Jump { suspended_ns: 3600 * SEC, clock_step_ns: 0 });
         // The wall clock is set back by 30 s, then slewed by 100 ms.
         let jump = d.observe(reading(3612 * SEC, 12 * SEC, 4572 * SEC));
-        assert_eq!(
-            jump,
-            Jump {
-                suspended_ns: 0,
-                clock_step_ns: -30 * SEC as i64
-            }
-        );
-        assert_eq!(
-            d.observe(reading(3613 * SEC, 13 * SEC, 4573 * SEC + 100 * MS)),
-            Jump::default()
-        );
+        assert_eq!(jump, Jump { suspended_ns: 0, clock_step_ns: -30 * SEC as i64 });
+        assert_eq!(d.observe(reading(3613 * SEC, 13 * SEC, 4573 * SEC + 100 * MS)), Jump::default());
     }
 
     #[test]
     fn readings_torn_apart_are_not_compared() {
         let mut d = Drift::default();
         d.observe(reading(10 * SEC, 10 * SEC, 10 * SEC));
-        let torn = Reading {
-            together: false,
-            ..reading(15 * SEC, 11 * SEC, 60 * SEC)
-        };
+        let torn = Reading { together: false, ..reading(15 * SEC, 11 * SEC, 60 * SEC) };
         assert_eq!(d.observe(torn), Jump::default());
         assert_eq!(d.observe(reading(12 * SEC, 12 * SEC, 12 * SEC)), Jump::default());
     }

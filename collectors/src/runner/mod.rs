@@ -51,13 +51,7 @@ impl Job {
     /// A collector called `name` with a pass each `interval` (which means nothing to a streaming one). One that cannot
     /// work on this host is not run, and reported in `self.collector`.
     pub fn new(name: impl Into<String>, interval: Duration, built: Result<Built, Unavailable>) -> Job {
-        Job {
-            name: name.into(),
-            interval,
-            budget: None,
-            built,
-            rebuild: None,
-        }
+        Job { name: name.into(), interval, budget: None, built, rebuild: None }
     }
 
     /// The time that a pass may take, half of the interval if not given.
@@ -77,10 +71,7 @@ impl Job {
 
 impl fmt::Debug for Job {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
-            .field("name", &self.name)
-            .field("interval", &self.interval)
-            .finish()
+        f.debug_struct("Job").field("name", &self.name).field("interval", &self.interval).finish()
     }
 }
 
@@ -101,12 +92,7 @@ impl Options {
     /// Ticks each `interval`, the rest by default.
     pub fn every(interval: Duration) -> Options {
         let grace = (interval / 4).min(Duration::from_millis(250));
-        Options {
-            interval,
-            grace,
-            patience: grace / 3,
-            queue_bytes: 32 << 20,
-        }
+        Options { interval, grace, patience: grace / 3, queue_bytes: 32 << 20 }
     }
 }
 
@@ -198,9 +184,7 @@ impl Shared {
             let status = st.polled[p].status;
             st.statuses[status].seen.interval_ns = Some(st.schedule.effective(p));
         }
-        let State {
-            queue, own, statuses, ..
-        } = st;
+        let State { queue, own, statuses, .. } = st;
         own.report(statuses, &tick, self.interval_ns, |batch| queue.push_own(batch));
         queue.push_tick(tick);
         self.ready.notify_one();
@@ -276,11 +260,7 @@ impl Runner {
                     let budget = job.budget.unwrap_or(job.interval / 2);
                     schedule.add(nanos(job.interval));
                     let source = Some(Source::new(p, job.rebuild));
-                    polled.push(Polled {
-                        status: number,
-                        budget_ns: nanos(budget),
-                        source,
-                    });
+                    polled.push(Polled { status: number, budget_ns: nanos(budget), source });
                 }
             }
             statuses.push(status);
@@ -338,14 +318,8 @@ impl Runner {
                 return Event::Idle;
             }
             let watch = Duration::from_nanos(self.watch_again(&st).saturating_sub(now.boot_ns));
-            let wait = left
-                .min(watch.max(Duration::from_micros(100)))
-                .min(Duration::from_secs(3600));
-            st = shared
-                .ready
-                .wait_timeout(st, wait)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            let wait = left.min(watch.max(Duration::from_micros(100))).min(Duration::from_secs(3600));
+            st = shared.ready.wait_timeout(st, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -363,16 +337,9 @@ impl Runner {
         {
             // The others wait on; tried again when the patience has passed once more.
             st.lead_busy = Some(now);
-            if let Some(s) = st
-                .schedule
-                .running()
-                .next()
-                .and_then(|p| st.polled.get(p))
-                .map(|p| p.status)
-            {
-                st.statuses[s].problem(&format!(
-                    "is stuck, and no thread can be started for the others: {e}"
-                ));
+            if let Some(s) = st.schedule.running().next().and_then(|p| st.polled.get(p)).map(|p| p.status) {
+                st.statuses[s]
+                    .problem(&format!("is stuck, and no thread can be started for the others: {e}"));
             }
         }
         // The worker opens rounds itself unless it is stuck or does not get the CPU.
@@ -384,13 +351,10 @@ impl Runner {
     /// When [`Runner::watch`] has something to do if nobody else does anything until then.
     fn watch_again(&self, st: &State) -> u64 {
         let patience = self.shared.patience_ns;
-        let takeover = st.lead_busy.map_or(u64::MAX, |t| {
-            t.saturating_add(patience).max(st.schedule.next_wake())
-        });
+        let takeover =
+            st.lead_busy.map_or(u64::MAX, |t| t.saturating_add(patience).max(st.schedule.next_wake()));
         let round = st.schedule.grace_over();
-        round
-            .unwrap_or(st.schedule.next_round().saturating_add(patience))
-            .min(takeover)
+        round.unwrap_or(st.schedule.next_round().saturating_add(patience)).min(takeover)
     }
 
     fn fetched(&self, st: &mut State, tick: queue::Tick, now: Stamp) -> Tick {
@@ -412,12 +376,7 @@ impl Runner {
 
     /// The health of every collector now, in the order of the jobs.
     pub fn status(&self) -> Vec<CollectorStatus> {
-        self.shared
-            .lock()
-            .statuses
-            .iter()
-            .map(|s| s.seen.clone())
-            .collect()
+        self.shared.lock().statuses.iter().map(|s| s.seen.clone()).collect()
     }
 
     /// A handle that ends the run from another thread.

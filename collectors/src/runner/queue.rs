@@ -39,12 +39,7 @@ pub(super) struct Queue {
 impl Queue {
     /// A queue for batches of `limit` bytes altogether.
     pub(super) fn new(limit: usize) -> Queue {
-        Queue {
-            items: VecDeque::new(),
-            weight: 0,
-            limit,
-            ticks: 0,
-        }
+        Queue { items: VecDeque::new(), weight: 0, limit, ticks: 0 }
     }
 
     /// Appends a batch, or hands it back if the queue is full. One that is larger than the whole queue fits if the queue
@@ -118,10 +113,8 @@ mod tests {
 
     fn batch(rows: usize) -> Batch {
         const FIELDS: &[Field] = &[Field::gauge("a", Unit::Count, "")];
-        let mut b = Batch::new(
-            Arc::new(Stream::sampled("t", "", &[SubjectKind::Host], FIELDS)),
-            Stamp::default(),
-        );
+        let mut b =
+            Batch::new(Arc::new(Stream::sampled("t", "", &[SubjectKind::Host], FIELDS)), Stamp::default());
         for _ in 0..rows {
             b.row(Subject::Host).gauge(0, 1.0);
         }
@@ -129,22 +122,13 @@ mod tests {
     }
 
     fn tick(missed: u64) -> Tick {
-        Tick {
-            at: Stamp::default(),
-            boundary_ns: 0,
-            suspended_ns: 1,
-            clock_step_ns: -1,
-            missed,
-        }
+        Tick { at: Stamp::default(), boundary_ns: 0, suspended_ns: 1, clock_step_ns: -1, missed }
     }
 
     #[test]
     fn full_is_by_weight_and_emptied_is_empty() {
         let mut q = Queue::new(4 * weight(&batch(10)));
-        assert!(
-            q.push(batch(10_000)).is_none(),
-            "one too large for the queue fits into an empty one"
-        );
+        assert!(q.push(batch(10_000)).is_none(), "one too large for the queue fits into an empty one");
         assert_eq!(q.push(batch(1)).map(|b| b.len()), Some(1));
         q.push_own(batch(1));
         assert!(q.pop().is_some() && q.pop().is_some() && q.pop().is_none());
@@ -164,10 +148,8 @@ mod tests {
             q.push_tick(tick(0));
         }
         let items: Vec<Item> = std::iter::from_fn(|| q.pop()).collect();
-        let ticks: Vec<&Tick> = items
-            .iter()
-            .filter_map(|i| if let Item::Tick(t) = i { Some(t) } else { None })
-            .collect();
+        let ticks: Vec<&Tick> =
+            items.iter().filter_map(|i| if let Item::Tick(t) = i { Some(t) } else { None }).collect();
         assert_eq!(ticks.len(), MOST_TICKS);
         assert_eq!(ticks.iter().map(|t| t.missed + 1).sum::<u64>(), 20);
         assert_eq!(ticks.iter().map(|t| t.suspended_ns).sum::<u64>(), 20);

@@ -71,13 +71,7 @@ impl Schedule {
     /// A schedule of rounds each `interval`, the first at `now`. A round ends when every collector due in it has
     /// reported, or `grace` after it began. All in nanoseconds.
     pub(super) fn new(now: u64, interval: u64, grace: u64) -> Schedule {
-        Schedule {
-            interval: interval.max(1),
-            grace,
-            next_round: now,
-            open: None,
-            slots: Vec::new(),
-        }
+        Schedule { interval: interval.max(1), grace, next_round: now, open: None, slots: Vec::new() }
     }
 
     /// Adds a collector, due at once; returns its number.
@@ -107,11 +101,7 @@ impl Schedule {
         if !boundary.is_multiple_of(self.interval) && self.next_round - now < self.interval / 2 {
             self.next_round += self.interval;
         }
-        self.open = Some(Open {
-            boundary,
-            began: now,
-            missed: (now - boundary) / self.interval,
-        });
+        self.open = Some(Open { boundary, began: now, missed: (now - boundary) / self.interval });
         for slot in &mut self.slots {
             // One that still runs is stuck in an earlier round: do not wait for it again.
             slot.awaited = slot.alive && !slot.running && slot.due <= now;
@@ -159,11 +149,7 @@ impl Schedule {
         // following an unaligned first one at once.
         let due = next_boundary(now, slot.effective);
         let first = slot.due == 0;
-        slot.due = if first && due - now < slot.effective / 2 {
-            due + slot.effective
-        } else {
-            due
-        };
+        slot.due = if first && due - now < slot.effective / 2 { due + slot.effective } else { due };
     }
 
     /// Ends the open round if nobody is waited for any more or the grace time is over.
@@ -175,10 +161,7 @@ impl Schedule {
         }
         self.open = None;
         self.slots.iter_mut().for_each(|s| s.awaited = false);
-        Some(Closed {
-            boundary_ns: open.boundary,
-            missed: open.missed,
-        })
+        Some(Closed { boundary_ns: open.boundary, missed: open.missed })
     }
 
     /// When the grace time of the open round is over.
@@ -194,11 +177,7 @@ impl Schedule {
     /// When the next collector or round is due; in the past if one waits already.
     pub(super) fn next_wake(&self) -> u64 {
         let slots = self.slots.iter().filter(|s| s.alive && !s.running).map(|s| s.due);
-        let round = if self.open.is_none() {
-            self.next_round
-        } else {
-            u64::MAX
-        };
+        let round = if self.open.is_none() { self.next_round } else { u64::MAX };
         slots.chain([round]).min().unwrap_or(u64::MAX)
     }
 
@@ -209,11 +188,7 @@ impl Schedule {
 
     /// The collectors that are in a pass now.
     pub(super) fn running(&self) -> impl Iterator<Item = usize> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter(|(_, s)| s.running)
-            .map(|(i, _)| i)
+        self.slots.iter().enumerate().filter(|(_, s)| s.running).map(|(i, _)| i)
     }
 }
 
@@ -240,23 +215,11 @@ mod tests {
         let mut s = Schedule::new(start, SEC, 250 * MS);
         let (a, b) = (s.add(SEC), s.add(10 * SEC));
         assert_eq!(run_due(&mut s, start, Verdict::Good), [a, b]);
-        assert_eq!(
-            s.close(start + 2),
-            Some(Closed {
-                boundary_ns: start,
-                missed: 0
-            })
-        );
+        assert_eq!(s.close(start + 2), Some(Closed { boundary_ns: start, missed: 0 }));
         assert_eq!(s.close(start + 3), None);
         assert_eq!(s.next_wake(), 101 * SEC);
         assert_eq!(run_due(&mut s, 101 * SEC, Verdict::Good), [a]);
-        assert_eq!(
-            s.close(101 * SEC),
-            Some(Closed {
-                boundary_ns: 101 * SEC,
-                missed: 0
-            })
-        );
+        assert_eq!(s.close(101 * SEC), Some(Closed { boundary_ns: 101 * SEC, missed: 0 }));
         for t in 102..110 {
             assert_eq!(run_due(&mut s, t * SEC, Verdict::Good), [a], "{t}");
             assert!(s.close(t * SEC).is_some());
@@ -292,21 +255,9 @@ mod tests {
     fn a_late_round_counts_what_it_missed() {
         let mut s = Schedule::new(10 * SEC, SEC, 250 * MS);
         s.begin(10 * SEC);
-        assert_eq!(
-            s.close(10 * SEC),
-            Some(Closed {
-                boundary_ns: 10 * SEC,
-                missed: 0
-            })
-        );
+        assert_eq!(s.close(10 * SEC), Some(Closed { boundary_ns: 10 * SEC, missed: 0 }));
         s.begin(14 * SEC + 300 * MS);
-        assert_eq!(
-            s.close(14 * SEC + 300 * MS),
-            Some(Closed {
-                boundary_ns: 11 * SEC,
-                missed: 3
-            })
-        );
+        assert_eq!(s.close(14 * SEC + 300 * MS), Some(Closed { boundary_ns: 11 * SEC, missed: 3 }));
         assert_eq!(s.next_wake(), 15 * SEC);
     }
 

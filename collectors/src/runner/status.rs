@@ -67,16 +67,8 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn new(name: &str, streaming: bool) -> Status {
-        let seen = CollectorStatus {
-            name: name.into(),
-            streaming,
-            ..CollectorStatus::default()
-        };
-        Status {
-            seen,
-            changed: true,
-            ..Status::default()
-        }
+        let seen = CollectorStatus { name: name.into(), streaming, ..CollectorStatus::default() };
+        Status { seen, changed: true, ..Status::default() }
     }
 
     /// Sets the state and the error that goes with it.
@@ -222,9 +214,7 @@ impl Own {
         let late = lateness(tick, tick.at);
         let hurts = late > interval_ns / 2;
         if let Some((boundary, late)) = self.fetched_late.take() {
-            batch
-                .row_at(Subject::Host, boundary.saturating_add(late))
-                .int(health::tick::LATE, late);
+            batch.row_at(Subject::Host, boundary.saturating_add(late)).int(health::tick::LATE, late);
         }
         if hurts || tick.suspended_ns > 0 || tick.clock_step_ns != 0 || tick.missed > 0 {
             let mut row = batch.row(Subject::Host);
@@ -247,9 +237,7 @@ impl Own {
 
 /// How much later than its boundary a tick is at `now`; a suspend is not lateness.
 pub(super) fn lateness(tick: &Tick, now: Stamp) -> u64 {
-    now.boot_ns
-        .saturating_sub(tick.boundary_ns)
-        .saturating_sub(tick.suspended_ns)
+    now.boot_ns.saturating_sub(tick.boundary_ns).saturating_sub(tick.suspended_ns)
 }
 
 fn health_row(batch: &mut Batch, s: &CollectorStatus) {
@@ -279,17 +267,8 @@ mod tests {
     use whystall_event::MS;
 
     fn tick(at: u64, boundary_ns: u64) -> Tick {
-        let at = Stamp {
-            boot_ns: at,
-            wall_ns: at,
-        };
-        Tick {
-            at,
-            boundary_ns,
-            suspended_ns: 0,
-            clock_step_ns: 0,
-            missed: 0,
-        }
+        let at = Stamp { boot_ns: at, wall_ns: at };
+        Tick { at, boundary_ns, suspended_ns: 0, clock_step_ns: 0, missed: 0 }
     }
 
     fn report(own: &mut Own, statuses: &mut [Status], tick: &Tick) -> Vec<Batch> {
@@ -299,11 +278,7 @@ mod tests {
     }
 
     fn rows<'a>(batches: &'a [Batch], stream: &str) -> Vec<whystall_event::RowRef<'a>> {
-        batches
-            .iter()
-            .filter(|b| b.stream.name == stream)
-            .flat_map(Batch::rows)
-            .collect()
+        batches.iter().filter(|b| b.stream.name == stream).flat_map(Batch::rows).collect()
     }
 
     #[test]
@@ -321,10 +296,7 @@ mod tests {
         assert_eq!(rows.len(), 1);
         assert_eq!(rows[0].subject, &Subject::Device("b".into()));
         assert_eq!(rows[0].number(health::collector::STATE), Some(2.0));
-        assert_eq!(
-            rows[0].text(health::collector::ERROR).map(|t| t.as_ref()),
-            Some("evil\\x1b[31m")
-        );
+        assert_eq!(rows[0].text(health::collector::ERROR).map(|t| t.as_ref()), Some("evil\\x1b[31m"));
         assert_eq!(rows[0].number(health::collector::DURATION), None);
         assert_eq!(count(&mut own, &mut statuses, 10), 2);
     }
@@ -339,16 +311,10 @@ mod tests {
         let batches = report(&mut own, &mut statuses, &tick(SEC, SEC));
         let row = rows(&batches, "self.problem")[0];
         assert_eq!(row.number(health::problem::COUNT), Some(1000.0));
-        assert_eq!(
-            row.text(health::problem::WHAT).map(|t| t.as_ref()),
-            Some("line 999 is malformed")
-        );
+        assert_eq!(row.text(health::problem::WHAT).map(|t| t.as_ref()), Some("line 999 is malformed"));
         let again = report(&mut own, &mut statuses, &tick(2 * SEC, 2 * SEC));
         assert!(rows(&again, "self.problem").is_empty());
-        assert!(
-            again.iter().any(|b| b.stream.name == "self.problem"),
-            "silence is told"
-        );
+        assert!(again.iter().any(|b| b.stream.name == "self.problem"), "silence is told");
     }
 
     #[test]
@@ -356,19 +322,13 @@ mod tests {
         let mut own = Own::new();
         let batches = report(&mut own, &mut [], &tick(10 * SEC + 400 * MS, 10 * SEC));
         assert!(rows(&batches, "self.tick").is_empty());
-        let late = Tick {
-            missed: 2,
-            ..tick(13 * SEC + 600 * MS, 11 * SEC)
-        };
+        let late = Tick { missed: 2, ..tick(13 * SEC + 600 * MS, 11 * SEC) };
         let batches = report(&mut own, &mut [], &late);
         let row = rows(&batches, "self.tick")[0];
         assert_eq!(row.number(health::tick::LATE), Some(2.6e9));
         assert_eq!(row.number(health::tick::SUSPENDED), None);
         assert_eq!(row.number(health::tick::MISSED), Some(2.0));
-        let slept = Tick {
-            suspended_ns: 100 * SEC,
-            ..tick(114 * SEC + MS, 14 * SEC)
-        };
+        let slept = Tick { suspended_ns: 100 * SEC, ..tick(114 * SEC + MS, 14 * SEC) };
         let batches = report(&mut own, &mut [], &slept);
         let row = rows(&batches, "self.tick")[0];
         assert_eq!(row.number(health::tick::LATE), None);
@@ -386,10 +346,7 @@ mod tests {
         }
         assert_eq!(statuses[0].seen.state, State::Failing);
         statuses[0].before_send(&mut batch);
-        assert_eq!(
-            (statuses[0].seen.state, &statuses[0].seen.error),
-            (State::Ok, &None)
-        );
+        assert_eq!((statuses[0].seen.state, &statuses[0].seen.error), (State::Ok, &None));
     }
 
     #[test]
@@ -403,9 +360,6 @@ mod tests {
         let (mut second, mut third) = (batch(), batch());
         s.before_send(&mut second);
         s.before_send(&mut third);
-        assert_eq!(
-            (second.covered_to, third.covered_to, s.seen.lost),
-            (false, true, 1)
-        );
+        assert_eq!((second.covered_to, third.covered_to, s.seen.lost), (false, true, 1));
     }
 }

@@ -53,19 +53,10 @@ impl Runner {
             std::thread::sleep(Duration::from_millis(2));
         }
         let st = self.shared.lock();
-        let stuck = st
-            .schedule
-            .running()
-            .filter_map(|p| st.polled.get(p))
-            .map(|p| p.status);
-        let polled = stuck
-            .filter_map(|s| st.statuses.get(s))
-            .map(|s| s.seen.name.to_string());
+        let stuck = st.schedule.running().filter_map(|p| st.polled.get(p)).map(|p| p.status);
+        let polled = stuck.filter_map(|s| st.statuses.get(s)).map(|s| s.seen.name.to_string());
         // A worker's thread carries no collector's name.
-        let streaming = threads
-            .iter()
-            .filter_map(|t| t.thread().name())
-            .filter(|n| *n != super::WORKER);
+        let streaming = threads.iter().filter_map(|t| t.thread().name()).filter(|n| *n != super::WORKER);
         polled.chain(streaming.map(str::to_string)).collect()
     }
 }

@@ -109,11 +109,7 @@ fn pause(shared: &Shared, time: Duration) -> bool {
         if left.is_zero() {
             return false;
         }
-        st = shared
-            .work
-            .wait_timeout(st, left)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
+        st = shared.work.wait_timeout(st, left).unwrap_or_else(PoisonError::into_inner).0;
     }
     true
 }

@@ -77,10 +77,7 @@ fn of(runner: &Runner, name: &str) -> CollectorStatus {
 
 #[test]
 fn batches_come_before_the_tick_they_belong_to() {
-    let mut runner = start(vec![
-        job("a", polled("a", |_| Ok(()))),
-        job("b", polled("b", |_| Ok(()))),
-    ]);
+    let mut runner = start(vec![job("a", polled("a", |_| Ok(()))), job("b", polled("b", |_| Ok(())))]);
     let (mut seen, mut ticks, mut newest) = (Vec::new(), 0, 0);
     run_until(&mut runner, "five ticks", |event, _| {
         match event {
@@ -138,14 +135,10 @@ fn a_hung_collector_stalls_neither_others_nor_ticks_and_is_named() {
     assert_eq!(of(&runner, "hung").passes, 0);
     // It comes back: its batch is taken, and it is passed over no more.
     release.store(true, Ordering::Release);
-    run_until(&mut runner, "the hung one comes back", |_, r| {
-        of(r, "hung").passes >= 3
-    });
+    run_until(&mut runner, "the hung one comes back", |_, r| of(r, "hung").passes >= 3);
     assert!(of(&runner, "hung").overruns >= 1);
     release.store(false, Ordering::Release);
-    run_until(&mut runner, "it hangs again", |_, r| {
-        r.shared.lock().schedule.running().count() == 1
-    });
+    run_until(&mut runner, "it hangs again", |_, r| r.shared.lock().schedule.running().count() == 1);
     assert_eq!(runner.stop(Duration::from_millis(50)), ["hung"]);
     release.store(true, Ordering::Release);
 }
@@ -160,24 +153,15 @@ fn failures_back_off_and_recover_and_nothing_is_no_failure() {
     };
     let mut runner = start(vec![
         job("fails", polled("fails", fails)),
-        job(
-            "empty",
-            polled("empty", |_| Err(CollectError::Nothing("no device".into()))),
-        ),
+        job("empty", polled("empty", |_| Err(CollectError::Nothing("no device".into())))),
         job("never", Err(Unavailable::because("no such kernel"))),
     ]);
     run_until(&mut runner, "the interval to grow", |_, r| {
         of(r, "fails").interval_ns.is_some_and(|ns| ns > nanos(TICK))
     });
     let s = of(&runner, "fails");
-    assert_eq!(
-        (s.state, s.error.as_deref()),
-        (Health::Failing, Some("no such luck"))
-    );
-    assert_eq!(
-        (of(&runner, "empty").state, of(&runner, "empty").failures),
-        (Health::Nothing, 0)
-    );
+    assert_eq!((s.state, s.error.as_deref()), (Health::Failing, Some("no such luck")));
+    assert_eq!((of(&runner, "empty").state, of(&runner, "empty").failures), (Health::Nothing, 0));
     assert_eq!(of(&runner, "never").state, Health::Unavailable);
     broken.store(false, Ordering::Release);
     run_until(&mut runner, "it recovers", |_, r| {
@@ -203,9 +187,7 @@ fn a_panicking_collector_is_built_again_and_at_last_dead() {
         &Options::every(TICK),
     )
     .unwrap();
-    run_until(&mut runner, "it is dead", |_, r| {
-        of(r, "panics").state == Health::Dead
-    });
+    run_until(&mut runner, "it is dead", |_, r| of(r, "panics").state == Health::Dead);
     let s = of(&runner, "panics");
     assert_eq!((s.panics, s.restarts, built.load(Ordering::Acquire)), (5, 4, 4));
     assert_eq!(s.error.as_deref(), Some("panicked: as the test wants"));
@@ -262,15 +244,9 @@ fn a_full_queue_drops_counts_and_tells() {
         }
         Ok(())
     };
-    let options = Options {
-        queue_bytes: 100_000,
-        ..Options::every(TICK)
-    };
-    let mut runner = Runner::start(
-        vec![job("s", Ok(Built::Streaming(Box::new(Loop(run)))))],
-        &options,
-    )
-    .unwrap();
+    let options = Options { queue_bytes: 100_000, ..Options::every(TICK) };
+    let mut runner =
+        Runner::start(vec![job("s", Ok(Built::Streaming(Box::new(Loop(run)))))], &options).unwrap();
     // Fetch nothing until all was sent.
     let give_up = Instant::now() + GIVE_UP;
     while sent.load(Ordering::Acquire) < 5000 && Instant::now() < give_up {
@@ -296,9 +272,7 @@ fn a_full_queue_drops_counts_and_tells() {
 fn stop_wakes_the_receiver_and_hands_out_what_is_queued() {
     let mut runner = start(vec![job("a", polled("a", |_| Ok(())))]);
     let stopper = runner.stopper();
-    run_until(&mut runner, "a first pass", |event, _| {
-        matches!(event, Event::Tick(_))
-    });
+    run_until(&mut runner, "a first pass", |event, _| matches!(event, Event::Tick(_)));
     let other = std::thread::spawn(move || stopper.stop());
     run_until(&mut runner, "the end", |event, _| matches!(event, Event::Stopped));
     assert!(runner.shared.lock().queue.is_empty());
@@ -311,12 +285,8 @@ fn stop_wakes_the_receiver_and_hands_out_what_is_queued() {
 #[test]
 #[ignore = "measures for 20 s; run with --release --nocapture"]
 fn idle_cost() {
-    const NAMES: [&str; 15] = [
-        "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o",
-    ];
-    let jobs = NAMES
-        .map(|n| Job::new(n, Duration::from_secs(1), polled(n, |_| Ok(()))))
-        .into();
+    const NAMES: [&str; 15] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"];
+    let jobs = NAMES.map(|n| Job::new(n, Duration::from_secs(1), polled(n, |_| Ok(())))).into();
     let mut runner = Runner::start(jobs, &Options::every(Duration::from_secs(1))).unwrap();
     let usage = || {
         // SAFETY: all zeros is a valid rusage, which the call fills.

@@ -23,10 +23,7 @@ pub(super) struct Source {
 
 impl Source {
     pub(super) fn new(polled: Box<dyn Polled>, rebuild: Option<Rebuild>) -> Source {
-        Source {
-            polled: Some(polled),
-            rebuild,
-        }
+        Source { polled: Some(polled), rebuild }
     }
 }
 
@@ -52,10 +49,8 @@ pub(super) fn work(shared: &Arc<Shared>, me: u64) {
         let now = clock::now().boot_ns;
         st.schedule.begin(now);
         if let Some(p) = st.schedule.take(now) {
-            let Some((mut source, budget_ns)) = st
-                .polled
-                .get_mut(p)
-                .and_then(|p| Some((p.source.take()?, p.budget_ns)))
+            let Some((mut source, budget_ns)) =
+                st.polled.get_mut(p).and_then(|p| Some((p.source.take()?, p.budget_ns)))
             else {
                 st.schedule.done(p, now, 0, Verdict::Dead);
                 continue;
@@ -82,11 +77,7 @@ pub(super) fn work(shared: &Arc<Shared>, me: u64) {
         // A worker whose successor waits for a straggler leaves the grace time to the receiver.
         let wait = Duration::from_nanos(st.schedule.next_wake().saturating_sub(now));
         let wait = wait.clamp(Duration::from_micros(50), Duration::from_secs(3600));
-        st = shared
-            .work
-            .wait_timeout(st, wait)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0;
+        st = shared.work.wait_timeout(st, wait).unwrap_or_else(PoisonError::into_inner).0;
     }
 }
 

@@ -78,10 +78,8 @@ impl Groups {
             }
             group.row_ns = now;
             let mut row = batch.row(Subject::Cgroup(path.clone()));
-            row.int(g::RUN, group.total.run)
-                .int(g::RUN_DELAY, group.total.delay);
-            row.int(g::SLICES, group.total.slices)
-                .gauge(g::TASKS, f64::from(group.tasks));
+            row.int(g::RUN, group.total.run).int(g::RUN_DELAY, group.total.delay);
+            row.int(g::SLICES, group.total.slices).gauge(g::TASKS, f64::from(group.tasks));
             row.gauge(g::STARVED, f64::from(group.starved));
             if let Some((delay, tid, comm)) = &group.worst {
                 row.gauge(g::WORST, *delay)

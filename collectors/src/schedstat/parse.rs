@@ -21,11 +21,7 @@ pub(crate) struct Sched {
 pub(crate) fn parse_task(bytes: &[u8]) -> Option<Sched> {
     let mut c = columns(bytes.trim_ascii_end());
     let mut next = || c.next().and_then(dec);
-    Some(Sched {
-        run: next()?,
-        delay: next()?,
-        slices: next()?,
-    })
+    Some(Sched { run: next()?, delay: next()?, slices: next()? })
 }
 
 /// What `/proc/PID/stat` is read for.
@@ -61,15 +57,7 @@ pub(crate) fn parse_stat(bytes: &[u8]) -> Option<Stat<'_>> {
     let cpu = dec32(c.nth(16)?)?;
     let rt_prio = dec32(c.next()?)?;
     let policy = dec32(c.next()?)?;
-    Some(Stat {
-        comm,
-        state,
-        kthread: flags & PF_KTHREAD != 0,
-        start_ticks,
-        cpu,
-        rt_prio,
-        policy,
-    })
+    Some(Stat { comm, state, kthread: flags & PF_KTHREAD != 0, start_ticks, cpu, rt_prio, policy })
 }
 
 /// The control group of a task from `/proc/PID/cgroup`: that of the v1 `cpu` controller, else that of v2.
@@ -129,10 +117,7 @@ pub(crate) fn parse_host(bytes: &[u8], out: &mut Vec<(u32, Sched)>) -> Result<()
         if first == b"version" {
             let version = c.dec(number, "a version")?;
             if !(15..=17).contains(&version) {
-                return Err(Malformed::new(
-                    number,
-                    format!("version {version} is none of 15 to 17"),
-                ));
+                return Err(Malformed::new(number, format!("version {version} is none of 15 to 17")));
             }
             known = true;
         } else if let Some(cpu) = first.strip_prefix(b"cpu").and_then(dec32) {
@@ -158,14 +143,7 @@ mod tests {
 
     #[test]
     fn tasks() {
-        assert_eq!(
-            parse_task(b"68221 49605 2\n"),
-            Some(Sched {
-                run: 68_221,
-                delay: 49_605,
-                slices: 2
-            })
-        );
+        assert_eq!(parse_task(b"68221 49605 2\n"), Some(Sched { run: 68_221, delay: 49_605, slices: 2 }));
         for bad in [&b""[..], b"1 2\n", b"1 2 x\n", b"-1 2 3\n"] {
             assert_eq!(parse_task(bad), None);
         }
@@ -186,21 +164,14 @@ mod tests {
     fn control_groups() {
         let hybrid = b"9:name=systemd:/x\n4:memory:/m\n2:cpu,cpuacct:/kube/a:b\n0::/u\n";
         assert_eq!(parse_cgroup(hybrid).as_deref(), Some("/kube/a:b"));
-        assert_eq!(
-            parse_cgroup(b"4:memory:/m\n0::/u (deleted)\n").as_deref(),
-            Some("/u")
-        );
+        assert_eq!(parse_cgroup(b"4:memory:/m\n0::/u (deleted)\n").as_deref(), Some("/u"));
         assert_eq!(parse_cgroup(b"3:cpuset:/c\n"), None);
         assert_eq!(parse_cgroup(b"0::/\xff\n").as_deref(), Some("/\\xff"));
     }
 
     #[test]
     fn load() {
-        let load = Load {
-            running: 4,
-            tasks: 105,
-            last_pid: 10_740,
-        };
+        let load = Load { running: 4, tasks: 105, last_pid: 10_740 };
         assert_eq!(parse_loadavg(b"0.36 0.28 0.13 4/105 10740\n"), Some(load));
         assert_eq!(parse_loadavg(b"0.36 0.28 0.13\n"), None);
     }
@@ -209,37 +180,18 @@ mod tests {
     fn versions_of_the_host_file() {
         let v15 = "version 15\ntimestamp 4294967295\ncpu0 0 0 1 2 3 4 1000 200 30\ndomain0 3 0 0 0\ncpu1 0 0 1 2 3 4 5000 600 70\n";
         let want = vec![
-            (
-                0,
-                Sched {
-                    run: 1000,
-                    delay: 200,
-                    slices: 30,
-                },
-            ),
-            (
-                1,
-                Sched {
-                    run: 5000,
-                    delay: 600,
-                    slices: 70,
-                },
-            ),
+            (0, Sched { run: 1000, delay: 200, slices: 30 }),
+            (1, Sched { run: 5000, delay: 600, slices: 70 }),
         ];
         for version in ["15", "16", "17"] {
-            let text = v15
-                .replacen("15", version, 1)
-                .replace("domain0 3", "domain0 MC 3");
+            let text = v15.replacen("15", version, 1).replace("domain0 3", "domain0 MC 3");
             let mut out = Vec::new();
             parse_host(text.as_bytes(), &mut out).unwrap();
             assert_eq!(out, want, "version {version}");
         }
-        for bad in [
-            "version 14\n",
-            "version 18\ncpu0 1\n",
-            "cpu0 1 2 3 4 5 6 7 8 9\n",
-            "version 15\ncpu0 1 2 3\n",
-        ] {
+        for bad in
+            ["version 14\n", "version 18\ncpu0 1\n", "cpu0 1 2 3 4 5 6 7 8 9\n", "version 15\ncpu0 1 2 3\n"]
+        {
             assert!(parse_host(bad.as_bytes(), &mut Vec::new()).is_err(), "{bad}");
         }
     }

@@ -32,14 +32,12 @@ impl Schedstat {
             if let Some(cpu) = ksoftirqd(task) {
                 let mut row = softirqd.row(Subject::Cpu(cpu));
                 row.int(s::RUN, task.last.run).int(s::RUN_DELAY, task.last.delay);
-                row.int(s::SLICES, task.last.slices)
-                    .gauge(s::PID, f64::from(*tid));
+                row.int(s::SLICES, task.last.slices).gauge(s::PID, f64::from(*tid));
                 if let Some(delay) = task.delay_per_slice() {
                     row.gauge(s::DELAY_PER_SLICE, delay);
                 }
                 if let Some(ns) = waiting {
-                    row.gauge(s::STARVED, flag(ns.is_some()))
-                        .gauge(s::WAITING_FOR, ns.unwrap_or(0) as f64);
+                    row.gauge(s::STARVED, flag(ns.is_some())).gauge(s::WAITING_FOR, ns.unwrap_or(0) as f64);
                 }
             }
             // One row after the last that moved tells at once that the task does not wait.
@@ -58,16 +56,13 @@ impl Schedstat {
                 row.gauge(t::DELAY_PER_SLICE, delay);
             }
             if let Some(ns) = waiting {
-                row.gauge(t::WAITS, flag(ns.is_some()))
-                    .gauge(t::WAITING_FOR, ns.unwrap_or(0) as f64);
+                row.gauge(t::WAITS, flag(ns.is_some())).gauge(t::WAITING_FOR, ns.unwrap_or(0) as f64);
             }
             if task.interval_ns > 0 {
                 row.gauge(t::SHARE, task.share());
             }
-            row.gauge(t::POLICY, f64::from(task.policy))
-                .gauge(t::RT_PRIO, f64::from(task.rt_prio));
-            row.gauge(t::KTHREAD, flag(task.kthread))
-                .gauge(t::PID, f64::from(task.pid));
+            row.gauge(t::POLICY, f64::from(task.policy)).gauge(t::RT_PRIO, f64::from(task.rt_prio));
+            row.gauge(t::KTHREAD, flag(task.kthread)).gauge(t::PID, f64::from(task.pid));
             row.text(t::COMM, task.comm.clone());
             if !task.cgroup.is_empty() {
                 row.text(t::CGROUP, task.cgroup.clone());
@@ -79,15 +74,9 @@ impl Schedstat {
     pub(super) fn host_row(&self, now: u64, load: Option<Load>, heavy: &[u32], batch: &mut Batch) {
         let read_now = || self.tasks.all.iter().filter(|(_, t)| t.read_ns == now);
         let mut row = batch.row(Subject::Host);
-        row.gauge(r::TASKS, self.tasks.all.len() as f64)
-            .gauge(r::LEFT_OUT, self.tasks.left_out as f64);
-        row.int(r::RUN, self.total.run)
-            .int(r::RUN_DELAY, self.total.delay)
-            .int(r::SLICES, self.total.slices);
-        row.gauge(
-            r::STARVED,
-            read_now().filter(|(_, t)| t.waits_since_ns.is_some()).count() as f64,
-        );
+        row.gauge(r::TASKS, self.tasks.all.len() as f64).gauge(r::LEFT_OUT, self.tasks.left_out as f64);
+        row.int(r::RUN, self.total.run).int(r::RUN_DELAY, self.total.delay).int(r::SLICES, self.total.slices);
+        row.gauge(r::STARVED, read_now().filter(|(_, t)| t.waits_since_ns.is_some()).count() as f64);
         if let Some(load) = load {
             row.gauge(r::RUNNABLE, load.running as f64);
         }
@@ -111,10 +100,7 @@ impl Schedstat {
                 .filter(|tid| self.tasks.all.get(tid).is_some_and(|t| t.cpu == cpu))
                 .collect()
         };
-        let mut cpus: Vec<u32> = heavy
-            .iter()
-            .filter_map(|tid| Some(self.tasks.all.get(tid)?.cpu))
-            .collect();
+        let mut cpus: Vec<u32> = heavy.iter().filter_map(|tid| Some(self.tasks.all.get(tid)?.cpu)).collect();
         cpus.sort_unstable();
         cpus.dedup();
         for cpu in &cpus {
@@ -124,10 +110,7 @@ impl Schedstat {
         self.busy_cpus.extend(cpus.iter().map(|cpu| (*cpu, now)));
         self.busy_cpus.retain(|_, at| now.saturating_sub(*at) < CALM_NS);
         for cpu in self.busy_cpus.keys().filter(|cpu| !cpus.contains(cpu)) {
-            batch
-                .row(Subject::Cpu(*cpu))
-                .gauge(r::TOP_SHARE, 0.0)
-                .gauge(r::RT_HOGS, 0.0);
+            batch.row(Subject::Cpu(*cpu)).gauge(r::TOP_SHARE, 0.0).gauge(r::RT_HOGS, 0.0);
         }
     }
 
@@ -138,9 +121,7 @@ impl Schedstat {
         file.parse(&mut self.buf, |bytes| parse_host(bytes, &mut self.cpus))?;
         for (cpu, sched) in &self.cpus {
             let mut row = batch.row(Subject::Cpu(*cpu));
-            row.int(c::RUN, sched.run)
-                .int(c::RUN_DELAY, sched.delay)
-                .int(c::SLICES, sched.slices);
+            row.int(c::RUN, sched.run).int(c::RUN_DELAY, sched.delay).int(c::SLICES, sched.slices);
         }
         Ok(())
     }
@@ -149,21 +130,12 @@ impl Schedstat {
 impl Schedstat {
     /// Sets the heaviest users, the first first.
     fn culprits(&self, row: &mut Row<'_>, heavy: &[u32]) {
-        let users = || {
-            heavy
-                .iter()
-                .filter_map(|tid| Some((*tid, self.tasks.all.get(tid)?)))
-        };
-        row.gauge(
-            r::RT_HOGS,
-            users().filter(|(_, t)| t.is_rt() && t.share() > HOG).count() as f64,
-        );
+        let users = || heavy.iter().filter_map(|tid| Some((*tid, self.tasks.all.get(tid)?)));
+        row.gauge(r::RT_HOGS, users().filter(|(_, t)| t.is_rt() && t.share() > HOG).count() as f64);
         match users().next() {
             Some((tid, task)) => {
-                row.gauge(r::TOP_SHARE, task.share())
-                    .gauge(r::TOP_PID, f64::from(tid));
-                row.gauge(r::TOP_POLICY, f64::from(task.policy))
-                    .text(r::TOP_COMM, task.comm.clone());
+                row.gauge(r::TOP_SHARE, task.share()).gauge(r::TOP_PID, f64::from(tid));
+                row.gauge(r::TOP_POLICY, f64::from(task.policy)).text(r::TOP_COMM, task.comm.clone());
                 if !task.cgroup.is_empty() {
                     row.text(r::TOP_CGROUP, task.cgroup.clone());
                 }
@@ -172,8 +144,7 @@ impl Schedstat {
             None => _ = row.gauge(r::TOP_SHARE, 0.0),
         }
         if let Some((tid, task)) = users().find(|(_, t)| t.is_rt() && t.share() >= HEAVY) {
-            row.gauge(r::RT_SHARE, task.share())
-                .gauge(r::RT_PID, f64::from(tid));
+            row.gauge(r::RT_SHARE, task.share()).gauge(r::RT_PID, f64::from(tid));
             row.text(r::RT_COMM, task.comm.clone());
         }
     }

@@ -70,12 +70,7 @@ fields! { RUNNING, r:
 }
 
 pub(super) static STREAMS: &[Stream] = &[
-    Stream::sampled(
-        "schedstat",
-        "run-queue delay of one task",
-        &[SubjectKind::Task],
-        TASK,
-    ),
+    Stream::sampled("schedstat", "run-queue delay of one task", &[SubjectKind::Task], TASK),
     Stream::sampled(
         "schedstat.cgroup",
         "run-queue delay of a control group's own tasks",

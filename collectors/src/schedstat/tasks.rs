@@ -80,11 +80,7 @@ impl Task {
 
     /// The part of one CPU that it used.
     pub(crate) fn share(&self) -> f64 {
-        if self.interval_ns == 0 {
-            0.0
-        } else {
-            self.delta.run as f64 / self.interval_ns as f64
-        }
+        if self.interval_ns == 0 { 0.0 } else { self.delta.run as f64 / self.interval_ns as f64 }
     }
 
     /// The mean wait before a slice of this interval, in nanoseconds; one wait alone says little.
@@ -154,23 +150,11 @@ impl Tasks {
     /// Reads the tasks' counters; those that ended are forgotten. Stops early when `late` says so and goes on there in
     /// the next pass: a task that was not read has no row, which means not known.
     pub(crate) fn read(&mut self, now: u64, late: &mut dyn FnMut() -> bool) {
-        let Tasks {
-            proc,
-            all,
-            gone,
-            buf,
-            kept,
-            fds,
-            read_cursor,
-            ..
-        } = self;
+        let Tasks { proc, all, gone, buf, kept, fds, read_cursor, .. } = self;
         let from = std::mem::take(read_cursor);
         let already = gone.len();
         let mut step = 0u32;
-        for part in [
-            (Bound::Included(from), Bound::Unbounded),
-            (Bound::Unbounded, Bound::Excluded(from)),
-        ] {
+        for part in [(Bound::Included(from), Bound::Unbounded), (Bound::Unbounded, Bound::Excluded(from))] {
             for (tid, task) in all.range_mut(part) {
                 step += 1;
                 if step.is_multiple_of(64) && *read_cursor == 0 && late() {
@@ -290,10 +274,7 @@ impl Tasks {
         if wanted <= self.max || self.all.len() < self.max {
             return;
         }
-        let idle = self
-            .all
-            .iter()
-            .filter(|(_, t)| now.saturating_sub(t.moved_ns) >= IDLE_NS);
+        let idle = self.all.iter().filter(|(_, t)| now.saturating_sub(t.moved_ns) >= IDLE_NS);
         let tids: Vec<u32> = idle.map(|(tid, _)| *tid).take(self.max / 4 + 1).collect();
         for tid in tids {
             if let Some(task) = self.all.remove(&tid) {
@@ -369,13 +350,8 @@ impl Tasks {
     /// Reads the attributes of tasks again that run and were last looked at long ago, at most `budget` of them.
     pub(crate) fn refresh(&mut self, now: u64, budget: usize) {
         let due = |t: &Task| t.moved_ns == now && now >= t.attributes_due_ns;
-        let tids: Vec<u32> = self
-            .all
-            .iter()
-            .filter(|(_, t)| due(t))
-            .map(|(tid, _)| *tid)
-            .take(budget)
-            .collect();
+        let tids: Vec<u32> =
+            self.all.iter().filter(|(_, t)| due(t)).map(|(tid, _)| *tid).take(budget).collect();
         for tid in tids {
             let Some(mut task) = self.all.remove(&tid) else {
                 continue;
@@ -426,11 +402,7 @@ impl Task {
 }
 
 fn open_and_read(proc: &File, pid: u32, tid: u32, name: &str, buf: &mut Vec<u8>) -> io::Result<File> {
-    let path = if pid == tid {
-        format!("{pid}/{name}")
-    } else {
-        format!("{pid}/task/{tid}/{name}")
-    };
+    let path = if pid == tid { format!("{pid}/{name}") } else { format!("{pid}/task/{tid}/{name}") };
     let file = files::open_file(proc.as_fd(), &CString::new(path)?)?;
     files::read_whole(&file, buf)?;
     Ok(file)

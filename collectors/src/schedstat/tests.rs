@@ -1,3 +1,5 @@
+//! The collector on fixtures and on real tasks of its own.
+
 use super::*;
 use crate::cgroup::testing::{clock, fixture, golden, pass, pass_at, shown, value};
 use std::process::{Child, Command};
@@ -77,12 +79,7 @@ impl Spin {
         };
         let thread = std::thread::Builder::new().name(name.into()).spawn(spin).unwrap();
         let (tid, real_time) = told.recv().unwrap();
-        Spin {
-            tid,
-            real_time,
-            stop,
-            thread: Some(thread),
-        }
+        Spin { tid, real_time, stop, thread: Some(thread) }
     }
 
     fn task(&self) -> String {
@@ -116,13 +113,7 @@ fn fixtures() {
     for name in ["cgroup-schedstat-v15", "cgroup-schedstat-v17"] {
         let mut c = collector(&fixture(name), "");
         golden(
-            &pass_at(
-                &mut *c,
-                Stamp {
-                    boot_ns: 1000 * SEC,
-                    wall_ns: 0,
-                },
-            ),
+            &pass_at(&mut *c, Stamp { boot_ns: 1000 * SEC, wall_ns: 0 }),
             &format!("{name}/schedstat.golden"),
         );
     }
@@ -133,12 +124,7 @@ fn a_host_without_the_files_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let roots = Roots::under(dir.path());
     std::fs::create_dir_all(roots.proc("self")).unwrap();
-    assert!(
-        build(&roots, &Settings::new())
-            .unwrap_err()
-            .to_string()
-            .contains("schedstat")
-    );
+    assert!(build(&roots, &Settings::new()).unwrap_err().to_string().contains("schedstat"));
     std::fs::write(roots.proc("self/schedstat"), "0 0 0\n").unwrap();
     assert!(build(&roots, &Settings::new()).unwrap_err().remedy.is_some());
     let bad = "max_tasks = 1".parse().unwrap();
@@ -157,27 +143,13 @@ fn a_busy_task_is_followed_until_it_ends() {
         last > 20e6 && value(b, "schedstat", &task, "share").is_some_and(|s| s > 0.01)
     }));
     let batches = pass(&mut *c);
-    assert_eq!(
-        shown(&batches, "schedstat", &task, "comm").as_deref(),
-        Some("busy) R (x")
-    );
+    assert_eq!(shown(&batches, "schedstat", &task, "comm").as_deref(), Some("busy) R (x"));
     assert_eq!(value(&batches, "schedstat", &task, "kthread"), Some(0.0));
-    assert_eq!(
-        value(&batches, "schedstat", &task, "pid"),
-        Some(f64::from(std::process::id()))
-    );
+    assert_eq!(value(&batches, "schedstat", &task, "pid"), Some(f64::from(std::process::id())));
     assert!(shown(&batches, "schedstat", &task, "cgroup").is_none_or(|c| c.starts_with('/')));
-    assert!(until(&mut *c, |b| shown(
-        b,
-        "schedstat.running",
-        "host",
-        "top_comm"
-    )
-    .is_some()));
+    assert!(until(&mut *c, |b| shown(b, "schedstat.running", "host", "top_comm").is_some()));
     drop(busy);
-    assert!(until(&mut *c, |b| b
-        .iter()
-        .any(|b| b.gone.iter().any(|g| g.to_string() == task))));
+    assert!(until(&mut *c, |b| b.iter().any(|b| b.gone.iter().any(|g| g.to_string() == task))));
 }
 
 #[test]
@@ -196,9 +168,7 @@ fn threads_are_found() {
     assert!(until(&mut *c, |b| value(b, "schedstat", &task, "pid") == Some(own)));
     drop(end);
     thread.join().unwrap();
-    assert!(until(&mut *c, |b| b
-        .iter()
-        .any(|b| b.gone.iter().any(|g| g.to_string() == task))));
+    assert!(until(&mut *c, |b| b.iter().any(|b| b.gone.iter().any(|g| g.to_string() == task))));
 }
 
 #[test]
@@ -206,8 +176,7 @@ fn a_real_time_hog_is_named_and_its_victim_is_seen_to_starve() {
     let mut c = collector(&Roots::default(), "");
     pass(&mut *c);
     let victim = Spin::new("victim", Some(0), false);
-    assert!(until(&mut *c, |b| value(b, "schedstat", &victim.task(), "run")
-        .is_some_and(|r| r > 1e6)));
+    assert!(until(&mut *c, |b| value(b, "schedstat", &victim.task(), "run").is_some_and(|r| r > 1e6)));
     let hog = Spin::new("hog", Some(0), true);
     if !hog.real_time {
         println!("skipped: no real-time policy may be set here");
@@ -241,13 +210,7 @@ fn a_small_table_takes_turns() {
     let mut seen = std::collections::BTreeSet::new();
     let mut left_out = 0.0;
     for i in 0..200 {
-        let batches = pass_at(
-            &mut *c,
-            Stamp {
-                boot_ns: start + i * 5 * SEC,
-                wall_ns: 0,
-            },
-        );
+        let batches = pass_at(&mut *c, Stamp { boot_ns: start + i * 5 * SEC, wall_ns: 0 });
         assert!(value(&batches, "schedstat.running", "host", "tasks").unwrap() <= 16.0);
         left_out = value(&batches, "schedstat.running", "host", "left_out").unwrap();
         seen.extend(batches[0].rows().map(|r| r.subject.to_string()));
@@ -264,25 +227,14 @@ fn an_idle_task_has_a_row_now_and_then_and_one_when_it_stops() {
         return;
     };
     let mut c = collector(&Roots::default(), "");
-    assert!(until(&mut *c, |b| shown(b, "schedstat", &sleeper.task(), "comm")
-        .as_deref()
-        == Some("sleep")));
+    assert!(until(&mut *c, |b| shown(b, "schedstat", &sleeper.task(), "comm").as_deref() == Some("sleep")));
     let start = clock().boot_ns;
     let mut at = Vec::new();
     for i in 1..30 {
-        let batches = pass_at(
-            &mut *c,
-            Stamp {
-                boot_ns: start + i * SEC,
-                wall_ns: 0,
-            },
-        );
+        let batches = pass_at(&mut *c, Stamp { boot_ns: start + i * SEC, wall_ns: 0 });
         if value(&batches, "schedstat", &sleeper.task(), "run").is_some() {
             at.push(i);
         }
     }
-    assert!(
-        at.windows(2).all(|w| w[1] - w[0] <= 10) && at.len() <= 12,
-        "{at:?}"
-    );
+    assert!(at.windows(2).all(|w| w[1] - w[0] <= 10) && at.len() <= 12, "{at:?}");
 }

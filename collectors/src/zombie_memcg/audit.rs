@@ -36,11 +36,7 @@ pub(crate) fn parse_stat(bytes: &[u8]) -> Stat {
         }
     }
     // The line has the same name in both versions: of the cgroup alone on v1, of all below on v2.
-    let shmem = if is_v1 {
-        &mut s.own.shmem
-    } else {
-        &mut s.total.shmem
-    };
+    let shmem = if is_v1 { &mut s.own.shmem } else { &mut s.total.shmem };
     *shmem = v1_shmem;
     s
 }
@@ -67,24 +63,9 @@ mod tests {
     #[test]
     fn both_versions() {
         let v1 = parse_stat(b"cache 10\nshmem 1\ntotal_cache 100\ntotal_shmem 20\n");
-        assert_eq!(
-            v1,
-            Stat {
-                own: Cache { cache: 10, shmem: 1 },
-                total: Cache {
-                    cache: 100,
-                    shmem: 20
-                }
-            }
-        );
+        assert_eq!(v1, Stat { own: Cache { cache: 10, shmem: 1 }, total: Cache { cache: 100, shmem: 20 } });
         let v2 = parse_stat(b"anon 5\nfile 70\nshmem 7\n");
-        assert_eq!(
-            v2,
-            Stat {
-                own: Cache::default(),
-                total: Cache { cache: 70, shmem: 7 }
-            }
-        );
+        assert_eq!(v2, Stat { own: Cache::default(), total: Cache { cache: 70, shmem: 7 } });
         assert_eq!(pinned(v1, [v2].into_iter()), Cache { cache: 20, shmem: 12 });
         assert_eq!(pinned(v2, [v1, v1].into_iter()), Cache::default());
     }

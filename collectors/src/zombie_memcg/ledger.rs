@@ -47,10 +47,7 @@ impl Ledger {
         }
         match above {
             Some(above) => {
-                self.removals
-                    .iter_mut()
-                    .filter(|r| r.1 == parent)
-                    .for_each(|r| r.1 = above);
+                self.removals.iter_mut().filter(|r| r.1 == parent).for_each(|r| r.1 = above);
             }
             None => self.removals.retain(|r| r.1 != parent),
         }
@@ -60,23 +57,12 @@ impl Ledger {
     /// have been watched.
     pub(crate) fn counted(&mut self, now_ns: u64, dying: u64) -> Option<u64> {
         self.readings.push_back((now_ns, dying));
-        let covered = self
-            .readings
-            .front()
-            .is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS);
+        let covered = self.readings.front().is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS);
         // The oldest reading kept is the last one at or before the window's beginning.
-        while self
-            .readings
-            .get(1)
-            .is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS)
-        {
+        while self.readings.get(1).is_some_and(|r| now_ns.saturating_sub(r.0) >= SETTLE_NS) {
             self.readings.pop_front();
         }
-        while self
-            .removals
-            .front()
-            .is_some_and(|r| now_ns.saturating_sub(r.0) > MEMORY_NS)
-        {
+        while self.removals.front().is_some_and(|r| now_ns.saturating_sub(r.0) > MEMORY_NS) {
             self.removals.pop_front();
         }
         if !covered {
@@ -98,17 +84,9 @@ impl Ledger {
 
     fn share(&mut self, grown: u64) {
         let weight = |parent: &u32| {
-            if self.pins.get(parent) == Some(&false) {
-                WITHOUT_PINS
-            } else {
-                1.0
-            }
+            if self.pins.get(parent) == Some(&false) { WITHOUT_PINS } else { 1.0 }
         };
-        let all: f64 = self
-            .removals
-            .iter()
-            .map(|(_, parent, count)| *count as f64 * weight(parent))
-            .sum();
+        let all: f64 = self.removals.iter().map(|(_, parent, count)| *count as f64 * weight(parent)).sum();
         if all <= 0.0 {
             return;
         }
@@ -127,9 +105,7 @@ impl Ledger {
     /// The parents that removed most children lately, at most `most` of them.
     pub(crate) fn removers(&self, most: usize) -> Vec<u32> {
         let mut by_parent: HashMap<u32, u64> = HashMap::new();
-        self.removals
-            .iter()
-            .for_each(|(_, parent, count)| *by_parent.entry(*parent).or_default() += count);
+        self.removals.iter().for_each(|(_, parent, count)| *by_parent.entry(*parent).or_default() += count);
         let mut all: Vec<(u64, u32)> = by_parent.into_iter().map(|(p, n)| (n, p)).collect();
         all.sort_unstable_by(|a, b| b.cmp(a));
         all.into_iter().map(|(_, p)| p).take(most).collect()
@@ -253,12 +229,7 @@ mod tests {
             l.removed(s * SEC, 2, 5);
             l.counted(s * SEC, s * 5);
         }
-        assert!(
-            l.suspected(2) > l.suspected(1),
-            "{} {}",
-            l.suspected(2),
-            l.suspected(1)
-        );
+        assert!(l.suspected(2) > l.suspected(1), "{} {}", l.suspected(2), l.suspected(1));
         assert_eq!(l.removers(1), [1]);
     }
 

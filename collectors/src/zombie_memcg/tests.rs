@@ -1,3 +1,5 @@
+//! The collector on fixtures and on real cgroups of its own.
+
 use super::*;
 use crate::cgroup::testing::{Group, clock, fixture, golden, pass, pass_at, shown, value};
 use proptest::prelude::*;
@@ -15,35 +17,18 @@ fn collector(roots: &Roots) -> Box<dyn Polled> {
 #[test]
 fn fixtures() {
     for name in ["cgroup-v1", "cgroup-v2", "cgroup-hybrid", "cgroup-v2-5.4"] {
-        golden(
-            &pass(&mut *collector(&fixture(name))),
-            &format!("{name}/zombie_memcg.golden"),
-        );
+        golden(&pass(&mut *collector(&fixture(name))), &format!("{name}/zombie_memcg.golden"));
     }
 }
 
 #[test]
 fn cgroup_stat_across_versions() {
-    let stat = |live, dying| CgroupStat {
-        known: true,
-        live,
-        dying,
-    };
-    assert_eq!(
-        parse_cgroup_stat(b"nr_descendants 5\nnr_dying_descendants 3\n"),
-        stat(5, 3)
-    );
+    let stat = |live, dying| CgroupStat { known: true, live, dying };
+    assert_eq!(parse_cgroup_stat(b"nr_descendants 5\nnr_dying_descendants 3\n"), stat(5, 3));
     // 6.12 counts the group itself among those with the controller, and other controllers' zombies apart.
     let text = b"nr_descendants 7\nnr_subsys_memory 5\nnr_dying_descendants 9\nnr_dying_subsys_memory 2\n";
     assert_eq!(parse_cgroup_stat(text), stat(4, 2));
-    assert_eq!(
-        parse_cgroup_stat(b"nr_descendants 7\n"),
-        CgroupStat {
-            known: false,
-            live: 7,
-            dying: 0
-        }
-    );
+    assert_eq!(parse_cgroup_stat(b"nr_descendants 7\n"), CgroupStat { known: false, live: 7, dying: 0 });
 }
 
 /// A file system's file that a child of `parent` wrote: its page cache stays charged after the child is removed.
@@ -56,11 +41,7 @@ fn job(parent: &Path, name: &str, file: &Path) -> bool {
         file.display()
     );
     #[allow(clippy::disallowed_methods)]
-    let wrote = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .status()
-        .unwrap()
-        .success();
+    let wrote = std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success();
     (0..100).any(|_| {
         let removed = fs::remove_dir(&dir).is_ok();
         if !removed {
@@ -85,10 +66,7 @@ fn the_parent_of_forty_leaked_cgroups_is_named_within_twenty_seconds() {
     let start = clock().boot_ns;
     let mut second = 0;
     let mut tick = |c: &mut dyn Polled| {
-        let at = Stamp {
-            boot_ns: start + second * SEC,
-            wall_ns: 0,
-        };
+        let at = Stamp { boot_ns: start + second * SEC, wall_ns: 0 };
         second += 1;
         pass_at(c, at)
     };
@@ -98,11 +76,7 @@ fn the_parent_of_forty_leaked_cgroups_is_named_within_twenty_seconds() {
     for second in 0..8 {
         for i in 0..5 {
             let n = second * 5 + i;
-            if !job(
-                &parent,
-                &format!("cron-{n}-x{n}k"),
-                &files.path().join(n.to_string()),
-            ) {
+            if !job(&parent, &format!("cron-{n}-x{n}k"), &files.path().join(n.to_string())) {
                 println!("skipped: a job did not run in its cgroup");
                 return;
             }
@@ -119,32 +93,16 @@ fn the_parent_of_forty_leaked_cgroups_is_named_within_twenty_seconds() {
     let get =
         |name: &str, field: &str| value(&batches, "zombie_memcg", &path(name), field).unwrap_or_default();
     assert_eq!((get("jobs", "creations"), get("jobs", "removals")), (40.0, 40.0));
-    assert_eq!(
-        (get("innocent", "creations"), get("innocent", "removals")),
-        (8.0, 8.0)
-    );
-    assert_eq!(
-        shown(&batches, "zombie_memcg", &path("jobs"), "jobs").as_deref(),
-        Some("cron-*")
-    );
-    assert_eq!(
-        shown(&batches, "zombie_memcg", &path("jobs"), "example").as_deref(),
-        Some("cron-39-x39k")
-    );
-    assert!(
-        get("jobs", "pinned_cache") >= 30.0 * 262_144.0,
-        "{}",
-        get("jobs", "pinned_cache")
-    );
+    assert_eq!((get("innocent", "creations"), get("innocent", "removals")), (8.0, 8.0));
+    assert_eq!(shown(&batches, "zombie_memcg", &path("jobs"), "jobs").as_deref(), Some("cron-*"));
+    assert_eq!(shown(&batches, "zombie_memcg", &path("jobs"), "example").as_deref(), Some("cron-39-x39k"));
+    assert!(get("jobs", "pinned_cache") >= 30.0 * 262_144.0, "{}", get("jobs", "pinned_cache"));
     assert_eq!(get("innocent", "pinned_cache"), 0.0);
     if value(&batches, "zombie_memcg", "host", "dying_settled").is_none() {
         println!("skipped in part: other cgroups of this host come and go too fast for a count");
         return;
     }
-    assert!(
-        get("jobs", "suspected") > 4.0 * get("innocent", "suspected"),
-        "{batches:?}"
-    );
+    assert!(get("jobs", "suspected") > 4.0 * get("innocent", "suspected"), "{batches:?}");
     // Forty on a quiet host; zombies of other tests that are freed meanwhile take from every parent's part.
     assert!(get("jobs", "suspected") >= 10.0, "{}", get("jobs", "suspected"));
 }

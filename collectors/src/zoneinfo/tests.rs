@@ -11,9 +11,7 @@ fn parse(bytes: &[u8]) -> Result<Vec<Zone>, Malformed> {
 /// A zone's lines as Linux 6 prints them, with the parts that must be skipped.
 fn text(z: &Zone) -> String {
     let protection: Vec<_> = z.protection[..z.kinds].iter().map(u64::to_string).collect();
-    let boost = z
-        .boost
-        .map_or(String::new(), |b| format!("        boost    {b}\n"));
+    let boost = z.boost.map_or(String::new(), |b| format!("        boost    {b}\n"));
     format!(
         "Node {}, zone {:>8}\n  per-node stats\n      nr_inactive_anon 99\n  pages free     {}\n{boost}        min      {}\n        \
          low      {}\n        high     {}\n        spanned  5\n        present  {}\n        managed  {}\n        \
@@ -47,11 +45,7 @@ fn zone(node: u32, kind: ZoneKind, free: u64, min: u64, protection: [u64; 5]) ->
         protection: all,
         kinds: 5,
         // x86-64 has no HighMem.
-        position: if kind < ZoneKind::HighMem {
-            kind as usize
-        } else {
-            kind as usize - 1
-        },
+        position: if kind < ZoneKind::HighMem { kind as usize } else { kind as usize - 1 },
         unreclaimable: false,
     }
 }
@@ -68,46 +62,22 @@ fn the_best_zone_decides_and_protected_pages_do_not_count() {
         "zone DMA's free pages are out of reach, the others have half of min"
     );
     assert_eq!(s.worst, Some((0.5, ZoneKind::Normal)));
-    let rich = Zone {
-        free: 1664 + 30_000,
-        ..dma32
-    };
+    let rich = Zone { free: 1664 + 30_000, ..dma32 };
     let s = Summary::of_node(&[dma, rich, normal]).unwrap();
-    assert_eq!(
-        s.free_over_min,
-        Some(3.0),
-        "a short Normal zone is no shortage while DMA32 has room"
-    );
-    assert_eq!(
-        (s.free_over_low, s.worst.unwrap().1),
-        (Some(2.4), ZoneKind::Normal)
-    );
+    assert_eq!(s.free_over_min, Some(3.0), "a short Normal zone is no shortage while DMA32 has room");
+    assert_eq!((s.free_over_low, s.worst.unwrap().1), (Some(2.4), ZoneKind::Normal));
 }
 
 #[test]
 fn movable_memory_does_not_serve_the_kernel() {
     let normal = zone(0, ZoneKind::Normal, 3000, 6000, [0, 0, 0, 900, 900]);
     let movable = zone(0, ZoneKind::Movable, 600_000, 6000, [0; 5]);
-    assert_eq!(
-        Summary::of_node(&[normal, movable]).unwrap().free_over_min,
-        Some(0.5)
-    );
+    assert_eq!(Summary::of_node(&[normal, movable]).unwrap().free_over_min, Some(0.5));
     assert_eq!(Summary::of_node(&[movable]).unwrap().free_over_min, Some(100.0));
-    let empty = Zone {
-        managed: 0,
-        ..movable
-    };
-    assert_eq!(
-        Summary::of_node(&[empty]),
-        None,
-        "a node without memory has no row"
-    );
+    let empty = Zone { managed: 0, ..movable };
+    assert_eq!(Summary::of_node(&[empty]), None, "a node without memory has no row");
     let unmarked = Zone { min: 0, ..normal };
-    assert_eq!(
-        Summary::of_node(&[unmarked]).unwrap().free_over_min,
-        None,
-        "no mark, no ratio"
-    );
+    assert_eq!(Summary::of_node(&[unmarked]).unwrap().free_over_min, None, "no mark, no ratio");
 }
 
 #[test]
@@ -115,10 +85,7 @@ fn the_host_takes_the_best_node_and_the_worst_zone() {
     let short = Summary::of_node(&[zone(0, ZoneKind::Normal, 3000, 6000, [0; 5])]).unwrap();
     let rich = Summary::of_node(&[zone(1, ZoneKind::Normal, 60_000, 6000, [0; 5])]).unwrap();
     let host = short.and(&rich);
-    assert_eq!(
-        (host.free, host.min, host.free_over_min),
-        (63_000, 12_000, Some(10.0))
-    );
+    assert_eq!((host.free, host.min, host.free_over_min), (63_000, 12_000, Some(10.0)));
     assert_eq!(host.worst.unwrap().0, 0.5);
 }
 
@@ -131,40 +98,22 @@ fn surprises_are_errors_with_their_line() {
     let good = text(&zone(1, ZoneKind::Normal, 1, 2, [0; 5]));
     check(b"", "no zone");
     check(b"Nonsense\n", "line 1: expected Node N, zone NAME");
-    check(
-        b"Node 0, zone Normal\n",
-        "zone Normal of node 0 ends without all of free",
-    );
-    check(
-        format!("{good}Node 0, zone DMA\n").as_bytes(),
-        "expected ascending nodes",
-    );
+    check(b"Node 0, zone Normal\n", "zone Normal of node 0 ends without all of free");
+    check(format!("{good}Node 0, zone DMA\n").as_bytes(), "expected ascending nodes");
     check(good.replace("min      2", "min      -2").as_bytes(), "found `-2`");
     check(
         good.replace("pages free     1", "pages free").as_bytes(),
         "line 4: expected a number of pages, found the end",
     );
+    check(good.replace("(0, 0", "(0; 0").as_bytes(), "expected (pages, pages, ...)");
+    check(good.replace("(0, 0", "(0, 0, 0, 0, 0, 0, 0").as_bytes(), "expected (pages, pages, ...)");
     check(
-        good.replace("(0, 0", "(0; 0").as_bytes(),
-        "expected (pages, pages, ...)",
-    );
-    check(
-        good.replace("(0, 0", "(0, 0, 0, 0, 0, 0, 0").as_bytes(),
-        "expected (pages, pages, ...)",
-    );
-    check(
-        good.replace("managed  1000000\n", "\n")
-            .replace("present ", "absent ")
-            .as_bytes(),
+        good.replace("managed  1000000\n", "\n").replace("present ", "absent ").as_bytes(),
         "ends without managed",
     );
     check(good.trim_end().as_bytes(), "cut short");
     let strange = good.replace("Normal", "N\u{fc}w");
-    assert_eq!(
-        parse(strange.as_bytes()).unwrap(),
-        [],
-        "a kind of zone that is not known is skipped"
-    );
+    assert_eq!(parse(strange.as_bytes()).unwrap(), [], "a kind of zone that is not known is skipped");
 }
 
 proptest! {

@@ -1,8 +1,11 @@
 //! What `verdict(w, p, ctx)` builds: a cause with its evidence, what it rules out, who did it to whom, and hints.
 
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
+use rhai::{Array, Engine, EvalAltResult, ImmutableString, Map};
+
+use whystall_event::text::shorten;
 
 use super::manifest::Severity;
 use super::reading::Reading;
@@ -12,8 +15,15 @@ type Fallible<T> = Result<T, Box<EvalAltResult>>;
 
 /// Most entries of each list; what is over is left out.
 const MAX_ENTRIES: usize = 32;
-/// Longest text, in characters.
+/// Longest text, in characters, and longest line of a stack.
 const MAX_TEXT: usize = 2000;
+const MAX_FRAME: usize = 200;
+/// Longest command, in bytes; the path of a control group has 4096 at most.
+const MAX_COMMAND: usize = 8 << 10;
+/// Bytes of text in all lists of a conclusion, from which on nothing is added: one is kept for each open finding.
+const MAX_BYTES: usize = 32 << 10;
+/// Conclusions that one call may begin.
+const MAX_BEGUN: u32 = 16;
 
 /// A rule's conclusion about one finding.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,52 +69,82 @@ impl Conclusion {
 
 /// The script's handle: methods change it in place and return it, so that long chains copy nothing.
 #[derive(Debug, Clone)]
-pub(crate) struct Builder(pub(crate) Rc<std::cell::RefCell<Conclusion>>);
+pub(crate) struct Builder(pub(crate) Rc<RefCell<Conclusion>>);
 
 impl Builder {
     fn change(&mut self, f: impl FnOnce(&mut Conclusion)) -> Builder {
         f(&mut self.0.borrow_mut());
         self.clone()
     }
+
+    /// Adds to a list, if there is room.
+    fn add<T>(&mut self, list: fn(&mut Conclusion) -> &mut Vec<T>, item: T) -> Builder {
+        self.change(|c| {
+            if bytes(c) < MAX_BYTES && list(c).len() < MAX_ENTRIES {
+                list(c).push(item);
+            }
+        })
+    }
+
+    fn actors(&mut self, list: fn(&mut Conclusion) -> &mut Vec<Actor>, who: &Array) -> Builder {
+        for a in who.iter().take(MAX_ENTRIES).filter_map(|d| d.read_lock::<Map>().map(|m| actor(&m))) {
+            self.add(list, a);
+        }
+        self.clone()
+    }
+}
+
+/// Bytes of text in the lists of a conclusion.
+fn bytes(c: &Conclusion) -> usize {
+    let opt = |s: &Option<String>| s.as_ref().map_or(0, String::len);
+    let all = |l: &[String]| l.iter().map(String::len).sum::<usize>();
+    let evidence = |e: &Evidence| e.field.len() + e.subject.len() + e.window_name.len();
+    let hint = |h: &Hint| h.text.len() + opt(&h.risk) + h.command.as_deref().map_or(0, all);
+    let actor = |a: &Actor| {
+        a.kind.len() + opt(&a.comm) + opt(&a.cgroup) + opt(&a.name) + opt(&a.unit) + all(&a.stack)
+    };
+    c.evidence.iter().map(evidence).sum::<usize>()
+        + c.ruled_out.iter().map(|r| r.cause.len() + r.because.len()).sum::<usize>()
+        + c.hints.iter().map(hint).sum::<usize>()
+        + c.culprits.iter().chain(&c.victims).map(actor).sum::<usize>()
+        + all(&c.touches)
 }
 
 fn text(s: &str) -> String {
-    whystall_event::text::shorten(s, MAX_TEXT).into_owned()
-}
-
-fn push<T>(list: &mut Vec<T>, item: T) {
-    if list.len() < MAX_ENTRIES {
-        list.push(item);
-    }
+    shorten(s, MAX_TEXT).into_owned()
 }
 
 fn confidence(s: &str) -> Fallible<Confidence> {
     Confidence::from_name(s).ok_or_else(|| format!("`{s}` is no confidence: use high, medium or low").into())
 }
 
-/// Adds the builder to an engine.
-pub(crate) fn register(engine: &mut Engine) {
+/// Adds the builder to an engine. `begun` counts the conclusions of a call.
+pub(crate) fn register(engine: &mut Engine, begun: &Rc<Cell<u32>>) {
     engine.register_type_with_name::<Builder>("cause");
-    let begin =
-        |cause: &str, c: Confidence| Builder(Rc::new(std::cell::RefCell::new(Conclusion::new(cause, c))));
+    let begun = begun.clone();
+    let begin = move |cause: &str, c: Confidence| -> Fallible<Builder> {
+        begun.set(begun.get().saturating_add(1));
+        if begun.get() > MAX_BEGUN {
+            return Err(format!("`cause` may be called {MAX_BEGUN} times in a verdict").into());
+        }
+        Ok(Builder(Rc::new(RefCell::new(Conclusion::new(&text(cause), c)))))
+    };
+    let with = begin.clone();
     engine.register_fn("cause", move |c: ImmutableString, how: ImmutableString| -> Fallible<Builder> {
-        Ok(begin(&c, confidence(&how)?))
+        with(&c, confidence(&how)?)
     });
     engine.register_fn("cause", move |c: ImmutableString| begin(&c, Confidence::Medium));
     engine.register_fn("says", |b: &mut Builder, s: ImmutableString| b.change(|c| c.summary = text(&s)));
-    engine.register_fn("evidence", |b: &mut Builder, r: Reading| {
-        b.change(|c| push(&mut c.evidence, r.evidence(None)))
-    });
+    engine
+        .register_fn("evidence", |b: &mut Builder, r: Reading| b.add(|c| &mut c.evidence, r.evidence(None)));
     engine.register_fn("evidence", |b: &mut Builder, r: Reading, threshold: f64| {
-        b.change(|c| push(&mut c.evidence, r.evidence(Some(threshold))))
+        b.add(|c| &mut c.evidence, r.evidence(Some(threshold)))
     });
     engine.register_fn("evidence", |b: &mut Builder, r: Reading, threshold: i64| {
-        b.change(|c| push(&mut c.evidence, r.evidence(Some(threshold as f64))))
+        b.add(|c| &mut c.evidence, r.evidence(Some(threshold as f64)))
     });
     engine.register_fn("rules_out", |b: &mut Builder, cause: ImmutableString, because: ImmutableString| {
-        b.change(|c| {
-            push(&mut c.ruled_out, RuledOut { cause: text(&cause), because: text(&because) });
-        })
+        b.add(|c| &mut c.ruled_out, RuledOut { cause: text(&cause), because: text(&because) })
     });
     engine.register_fn("hint", |b: &mut Builder, t: ImmutableString| -> Fallible<Builder> {
         add_hint(b, &t, Array::new(), "")
@@ -118,17 +158,12 @@ pub(crate) fn register(engine: &mut Engine) {
             add_hint(b, &t, command, &risk)
         },
     );
-    engine
-        .register_fn("culprit", |b: &mut Builder, who: Map| b.change(|c| push(&mut c.culprits, actor(&who))));
-    engine.register_fn("victim", |b: &mut Builder, who: Map| b.change(|c| push(&mut c.victims, actor(&who))));
-    engine.register_fn("culprits", |b: &mut Builder, who: Array| {
-        b.change(|c| who.iter().filter_map(as_actor).for_each(|a| push(&mut c.culprits, a)))
-    });
-    engine.register_fn("victims", |b: &mut Builder, who: Array| {
-        b.change(|c| who.iter().filter_map(as_actor).for_each(|a| push(&mut c.victims, a)))
-    });
+    engine.register_fn("culprit", |b: &mut Builder, who: Map| b.add(|c| &mut c.culprits, actor(&who)));
+    engine.register_fn("victim", |b: &mut Builder, who: Map| b.add(|c| &mut c.victims, actor(&who)));
+    engine.register_fn("culprits", |b: &mut Builder, who: Array| b.actors(|c| &mut c.culprits, &who));
+    engine.register_fn("victims", |b: &mut Builder, who: Array| b.actors(|c| &mut c.victims, &who));
     engine.register_fn("touches", |b: &mut Builder, subject: ImmutableString| {
-        b.change(|c| push(&mut c.touches, text(&subject)))
+        b.add(|c| &mut c.touches, text(&subject))
     });
     engine.register_fn("confidence", |b: &mut Builder, s: ImmutableString| -> Fallible<Builder> {
         let found = confidence(&s)?;
@@ -144,21 +179,19 @@ pub(crate) fn register(engine: &mut Engine) {
 
 fn add_hint(b: &mut Builder, t: &str, command: Array, risk: &str) -> Fallible<Builder> {
     let mut argv = Vec::with_capacity(command.len());
-    for part in command.iter().take(MAX_ENTRIES) {
+    for part in &command {
         match part.read_lock::<ImmutableString>() {
-            Some(s) => argv.push(text(&s)),
+            Some(s) => argv.push(s.to_string()),
             None => {
                 return Err(format!("a command is an array of strings, not of {}", part.type_name()).into());
             }
         }
     }
+    // A command that is cut is another command, so one that is too long is left out.
+    let whole = argv.len() <= MAX_ENTRIES && argv.iter().map(String::len).sum::<usize>() <= MAX_COMMAND;
+    let command = (whole && !argv.is_empty()).then_some(argv);
     let risk = (!risk.is_empty()).then(|| text(risk));
-    let command = (!argv.is_empty()).then_some(argv);
-    Ok(b.change(|c| push(&mut c.hints, Hint { text: text(t), command, risk, docs: None })))
-}
-
-fn as_actor(d: &Dynamic) -> Option<Actor> {
-    d.read_lock::<Map>().map(|m| actor(&m))
+    Ok(b.add(|c| &mut c.hints, Hint { text: text(t), command, risk, docs: None }))
 }
 
 /// An actor from a map such as `ctx.top` gives; keys that do not exist stay empty.
@@ -172,7 +205,7 @@ fn actor(m: &Map) -> Actor {
             frames
                 .iter()
                 .take(64)
-                .filter_map(|f| f.read_lock::<ImmutableString>().map(|s| text(&s)))
+                .filter_map(|f| f.read_lock::<ImmutableString>().map(|s| shorten(&s, MAX_FRAME).into_owned()))
                 .collect(),
         )
     });

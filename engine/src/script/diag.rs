@@ -87,42 +87,51 @@ impl fmt::Display for Diagnostic {
     }
 }
 
+/// Problems of one level that are kept of a file; nobody reads more of them at once.
+const KEPT: usize = 100;
+
 /// Collects the diagnostics of one file.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     file: &'a str,
-    text: &'a str,
-    pub(crate) found: Vec<Diagnostic>,
+    lines: Vec<&'a str>,
+    found: Vec<Diagnostic>,
+    /// The newest problem, if it was kept: what help goes to.
+    newest: Option<usize>,
 }
 
 impl<'a> Report<'a> {
     pub(crate) fn new(file: &'a str, text: &'a str) -> Report<'a> {
-        Report { file, text, found: Vec::new() }
+        Report { file, lines: text.lines().collect(), found: Vec::new(), newest: None }
     }
 
     /// Adds a problem; its level comes from its code.
     pub(crate) fn add(&mut self, code: Code, at: impl Into<Place>, message: impl Into<String>) -> &mut Self {
-        let place = at.into();
-        let source_line = place.line.checked_sub(1).and_then(|n| self.text.lines().nth(n));
-        let d = Diagnostic {
-            level: code.level(),
+        let (place, message) = (at.into(), message.into());
+        self.newest = None;
+        // The same problem at the same place is told once, whichever pass saw it.
+        let same = |o: &Diagnostic| (o.code, o.place, &o.message) == (code.name(), place, &message);
+        let level = code.level();
+        if self.found.iter().any(same) || self.found.iter().filter(|d| d.level == level).count() >= KEPT {
+            return self;
+        }
+        let source_line = place.line.checked_sub(1).and_then(|n| self.lines.get(n));
+        self.newest = Some(self.found.len());
+        self.found.push(Diagnostic {
+            level,
             code: code.name(),
             file: self.file.to_string(),
             place,
-            message: message.into(),
+            message,
             help: None,
             source_line: source_line.map(|s| s.chars().take(200).collect()),
-        };
-        // The same problem at the same place is told once, whichever pass saw it.
-        if !self.found.iter().any(|o| (o.code, o.place, &o.message) == (d.code, d.place, &d.message)) {
-            self.found.push(d);
-        }
+        });
         self
     }
 
     /// Adds help to the newest problem.
     pub(crate) fn help(&mut self, help: impl Into<String>) -> &mut Self {
-        if let Some(d) = self.found.last_mut() {
+        if let Some(d) = self.newest.and_then(|i| self.found.get_mut(i)) {
             d.help = Some(help.into());
         }
         self
@@ -130,6 +139,9 @@ impl<'a> Report<'a> {
 
     /// Adds "did you mean" to the newest problem if one of `candidates` is near `given`; else lists them.
     pub(crate) fn suggest<'c>(&mut self, given: &str, candidates: impl IntoIterator<Item = &'c str>) {
+        if self.newest.is_none() {
+            return;
+        }
         let all: Vec<&str> = candidates.into_iter().collect();
         let help = match whystall_event::text::did_you_mean(given, all.iter().copied()) {
             Some(c) => format!("did you mean `{c}`?"),

@@ -56,6 +56,8 @@ enum Node {
 
 /// Most nodes a program may have; a tree beyond it is left to the interpreter.
 const MAX_NODES: usize = 2048;
+/// Each statement holds the stack until those after it are lowered.
+const MAX_OPEN: usize = 128;
 const MAX_INLINE: usize = 8;
 
 /// Lowers the function called `name(w, p)` for subjects of `kind`.
@@ -68,7 +70,8 @@ pub(crate) fn lower(
     let Some(def) = functions.get(&(name.to_string(), 2)) else {
         return no(format!("there is no `{name}(w, p)`"), Position::NONE);
     };
-    let mut l = Lower { functions, manifest, kind, scope: Vec::new(), slots: 0, nodes: 0, inlined: 0 };
+    let mut l =
+        Lower { functions, manifest, kind, scope: Vec::new(), slots: 0, nodes: 0, inlined: 0, open: 0 };
     l.scope.push((def.params[0].to_string(), Bound::Windows));
     l.scope.push((def.params[1].to_string(), Bound::Params));
     let (node, ty) = l.sequence(&[&def.body], def.at)?;
@@ -89,6 +92,8 @@ struct Lower<'a> {
     slots: u16,
     nodes: usize,
     inlined: usize,
+    /// Statements that were begun and wait for what follows them.
+    open: usize,
 }
 
 /// What an expression is.
@@ -105,6 +110,16 @@ impl Lower<'_> {
 
     /// Statements and what follows them; the last value or the first `return` is the result.
     fn sequence(&mut self, parts: &[&[Stmt]], end: Position) -> Lowered<(Node, Ty)> {
+        if self.open >= MAX_OPEN {
+            return no("it is too long", end);
+        }
+        self.open += 1;
+        let result = self.statements(parts, end);
+        self.open -= 1;
+        result
+    }
+
+    fn statements(&mut self, parts: &[&[Stmt]], end: Position) -> Lowered<(Node, Ty)> {
         let Some((first, rest)) = parts.split_first() else {
             return no("it ends without a value", end);
         };

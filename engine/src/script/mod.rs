@@ -30,5 +30,7 @@ pub use sandbox::Sandbox;
 pub use testing::{TestOutcome, run_tests};
 
 pub(crate) use context::Ctx;
-pub(crate) use program::{LANES, Numbers, Program, Scratch, Source};
+#[cfg(test)]
+pub(crate) use program::{Bin, Op, Prop};
+pub(crate) use program::{LANES, Need, Numbers, Program, Scratch, Source};
 pub(crate) use sandbox::Judged;

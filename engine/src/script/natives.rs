@@ -265,6 +265,16 @@ pub(crate) fn methods(on: Ty) -> Vec<&'static str> {
     names
 }
 
+/// Whether values of some type have a method of this name.
+pub(crate) fn is_method(name: &str) -> bool {
+    method_names().any(|n| n == name)
+}
+
+/// Names of the methods of all types.
+pub(crate) fn method_names() -> impl Iterator<Item = &'static str> {
+    [VERDICT, CTX, WINDOW, TEST, CHECKPOINT, VALUES].into_iter().flatten().map(|s| s.0)
+}
+
 /// How a method or function is called, for help.
 pub(crate) fn usage(on: Ty, name: &str) -> String {
     let forms: Vec<String> = table(on)

@@ -175,7 +175,8 @@ pub(crate) struct Scratch {
 
 #[inline(always)]
 fn apply(op: Bin, a: f64, b: f64) -> f64 {
-    let known = |x: bool| if a.is_nan() | b.is_nan() { f64::NAN } else { f64::from(x) };
+    // A sum of two choices between constants, because a nested choice is not vectorised.
+    let known = |x: bool| f64::from(x) + if a.is_nan() | b.is_nan() { f64::NAN } else { 0.0 };
     match op {
         Bin::Add => a + b,
         Bin::Sub => a - b,
@@ -229,7 +230,90 @@ fn apply(op: Bin, a: f64, b: f64) -> f64 {
     }
 }
 
+/// A comparison of a window with a line, without which a program is not true.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Need {
+    pub(crate) window: u16,
+    /// `>` or `>=`: the greater the value the sooner it holds; else `<` or `<=`.
+    pub(crate) above: bool,
+    prop: Prop,
+    scale: f64,
+    op: Bin,
+    line: f64,
+}
+
+impl Need {
+    /// The comparison, if one value can decide it for all that lie on its one side.
+    fn new(window: u16, prop: Prop, scale: f64, op: Bin, line: f64) -> Option<Need> {
+        // Of the window's value alone, and growing with it.
+        let grows = !matches!(prop, Prop::Dev | Prop::Sigma | Prop::Now | Prop::Known);
+        let above = matches!(op, Bin::Gt | Bin::Ge);
+        let ordered = above || matches!(op, Bin::Lt | Bin::Le);
+        (grows && ordered).then_some(Need { window, above, prop, scale, op, line })
+    }
+
+    /// Whether it holds for a window with this value, in the inside unit.
+    #[inline(always)]
+    pub(crate) fn holds(&self, value: f64) -> bool {
+        apply(self.op, Numbers { value, ..Numbers::UNKNOWN }.get(self.prop, self.scale), self.line) == 1.0
+    }
+}
+
+/// What is known of a lane while a program is gone through.
+#[derive(Debug, Clone)]
+enum Lane {
+    Reading(u16, Prop, f64),
+    /// If it is true, so are these.
+    Needs(Vec<Need>),
+}
+
 impl Program {
+    /// Comparisons that all hold where the program is true: those that are joined by `&&` at its top.
+    pub(crate) fn needs(&self) -> Vec<Need> {
+        let mut slots = vec![Lane::Needs(Vec::new()); self.slots];
+        let mut stack: Vec<Lane> = Vec::new();
+        let nothing = || Lane::Needs(Vec::new());
+        for op in &self.code {
+            let lane = match *op {
+                Op::Const(_) => nothing(),
+                Op::Read { window, prop, scale } => Lane::Reading(window, prop, scale),
+                Op::Slot(i) => slots[i as usize].clone(),
+                Op::Set(i) => {
+                    slots[i as usize] = stack.pop().unwrap_or_else(nothing);
+                    continue;
+                }
+                // It only makes more of the lane unknown.
+                Op::MaskBy(_) => continue,
+                Op::BinConst(op, line) => match stack.pop() {
+                    Some(Lane::Reading(w, prop, scale)) => {
+                        Lane::Needs(Need::new(w, prop, scale, op, line).into_iter().collect())
+                    }
+                    _ => nothing(),
+                },
+                Op::Bin(op) => match (stack.pop(), stack.pop(), op) {
+                    (Some(Lane::Needs(right)), Some(Lane::Needs(mut left)), Bin::And) => {
+                        left.extend(right);
+                        Lane::Needs(left)
+                    }
+                    _ => nothing(),
+                },
+                Op::Neg | Op::Not | Op::Abs => {
+                    stack.pop();
+                    nothing()
+                }
+                Op::Select => {
+                    stack.truncate(stack.len().saturating_sub(3));
+                    nothing()
+                }
+            };
+            stack.push(lane);
+        }
+        match stack.pop() {
+            Some(Lane::Needs(needs)) => needs,
+            _ => Vec::new(),
+        }
+    }
+
     /// Evaluates `lanes` subjects from row `from` on; the result's first `lanes` values are 0, 1 or NaN.
     pub(crate) fn run<'s>(
         &self,
@@ -250,7 +334,7 @@ impl Program {
         for op in &self.code {
             match *op {
                 Op::Const(c) => {
-                    stack[sp].fill(c);
+                    stack[sp][..lanes].fill(c);
                     sp += 1;
                 }
                 Op::Read { window, prop, scale } => {
@@ -260,32 +344,31 @@ impl Program {
                         prop,
                         scale,
                         from,
-                        lanes,
-                        &mut stack[sp],
+                        &mut stack[sp][..lanes],
                     );
                     sp += 1;
                 }
                 Op::Slot(i) => {
-                    stack[sp] = slots[i as usize];
+                    stack[sp][..lanes].copy_from_slice(&slots[i as usize][..lanes]);
                     sp += 1;
                 }
                 Op::Set(i) => {
                     sp -= 1;
-                    slots[i as usize] = stack[sp];
+                    slots[i as usize][..lanes].copy_from_slice(&stack[sp][..lanes]);
                 }
-                Op::Neg => each(&mut stack[sp - 1], |x| -x),
-                Op::Not => each(&mut stack[sp - 1], |x| 1.0 - x),
-                Op::Abs => each(&mut stack[sp - 1], f64::abs),
+                Op::Neg => each(&mut stack[sp - 1][..lanes], |x| -x),
+                Op::Not => each(&mut stack[sp - 1][..lanes], |x| 1.0 - x),
+                Op::Abs => each(&mut stack[sp - 1][..lanes], f64::abs),
                 Op::Bin(op) => {
                     let (low, high) = stack.split_at_mut(sp - 1);
-                    binary(op, &mut low[sp - 2], &high[0]);
+                    binary(op, &mut low[sp - 2][..lanes], &high[0][..lanes]);
                     sp -= 1;
                 }
-                Op::BinConst(op, c) => binary_const(op, &mut stack[sp - 1], c),
+                Op::BinConst(op, c) => binary_const(op, &mut stack[sp - 1][..lanes], c),
                 Op::Select => {
                     let (low, high) = stack.split_at_mut(sp - 2);
                     let (cond, then, other) = (&mut low[sp - 3], &high[0], &high[1]);
-                    for i in 0..LANES {
+                    for i in 0..lanes {
                         let c = cond[i];
                         cond[i] = if c.is_nan() {
                             c
@@ -299,7 +382,7 @@ impl Program {
                 }
                 Op::MaskBy(slot) => {
                     let mask = &slots[slot as usize];
-                    for (x, m) in stack[sp - 1].iter_mut().zip(mask) {
+                    for (x, m) in stack[sp - 1][..lanes].iter_mut().zip(mask) {
                         *x = if m.is_nan() { f64::NAN } else { *x };
                     }
                 }
@@ -309,12 +392,12 @@ impl Program {
     }
 }
 
-fn read(source: Source<'_>, prop: Prop, scale: f64, from: usize, lanes: usize, out: &mut [f64; LANES]) {
+fn read(source: Source<'_>, prop: Prop, scale: f64, from: usize, out: &mut [f64]) {
     match source {
         Source::Columns { value, dev, now } => {
             // A window's column may be shorter than the table while its subjects are new: the rest is unknown.
             let value = value.get(from..).unwrap_or(&[]);
-            let n = value.len().min(lanes);
+            let n = value.len().min(out.len());
             let value = &value[..n];
             // The common properties are loops over one column that the compiler vectorises.
             match prop {
@@ -337,14 +420,14 @@ fn read(source: Source<'_>, prop: Prop, scale: f64, from: usize, lanes: usize, o
         }
         Source::Scalar(n) => out.fill(n.get(prop, scale)),
         Source::Gather { .. } => {
-            for (i, o) in out[..lanes].iter_mut().enumerate() {
+            for (i, o) in out.iter_mut().enumerate() {
                 *o = source.at(from + i).get(prop, scale);
             }
         }
     }
 }
 
-fn each(lanes: &mut [f64; LANES], f: impl Fn(f64) -> f64) {
+fn each(lanes: &mut [f64], f: impl Fn(f64) -> f64) {
     for x in lanes {
         *x = f(*x);
     }
@@ -373,18 +456,18 @@ macro_rules! dispatch {
     };
 }
 
-fn binary(op: Bin, a: &mut [f64; LANES], b: &[f64; LANES]) {
+fn binary(op: Bin, a: &mut [f64], b: &[f64]) {
     macro_rules! go {
         ($op:expr) => {
-            for i in 0..LANES {
-                a[i] = apply($op, a[i], b[i]);
+            for (a, b) in a.iter_mut().zip(b) {
+                *a = apply($op, *a, *b);
             }
         };
     }
     dispatch!(op, go);
 }
 
-fn binary_const(op: Bin, a: &mut [f64; LANES], b: f64) {
+fn binary_const(op: Bin, a: &mut [f64], b: f64) {
     macro_rules! go {
         ($op:expr) => {
             for x in a.iter_mut() {

@@ -48,6 +48,9 @@ pub struct Sandbox {
     conclude: Engine,
     judge: OnceCell<Engine>,
     operations: Rc<Cell<u64>>,
+    total: Cell<u64>,
+    /// Conclusions begun in the newest call.
+    begun: Rc<Cell<u32>>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -65,8 +68,14 @@ impl Default for Sandbox {
 impl Sandbox {
     /// A sandbox; its second interpreter is made when a rule needs it.
     pub fn new() -> Sandbox {
-        let operations = Rc::new(Cell::new(0));
-        Sandbox { conclude: base(CONCLUDE_OPERATIONS, &operations), judge: OnceCell::new(), operations }
+        let (operations, begun) = (Rc::default(), Rc::default());
+        Sandbox {
+            conclude: base(CONCLUDE_OPERATIONS, &operations, &begun),
+            judge: OnceCell::new(),
+            operations,
+            total: Cell::new(0),
+            begun,
+        }
     }
 
     pub(crate) fn compile(&self, text: &str) -> Result<AST, rhai::ParseError> {
@@ -76,14 +85,15 @@ impl Sandbox {
     /// Calls `enter` or `leave`.
     pub(crate) fn judge(&self, ast: &AST, name: &str, call: Rc<Call>) -> Judged {
         let engine = self.judge.get_or_init(|| {
-            let mut e = base(JUDGE_OPERATIONS, &self.operations);
+            let mut e = base(JUDGE_OPERATIONS, &self.operations, &self.begun);
             strict_arithmetic(&mut e);
             e
         });
         let params = ParamsView(call.manifest.clone());
         let options = CallFnOptions::new().eval_ast(false);
-        let result: Result<Dynamic, _> =
-            engine.call_fn_with_options(options, &mut Scope::new(), ast, name, (WindowsView(call), params));
+        let result: Result<Dynamic, _> = self.counted(|| {
+            engine.call_fn_with_options(options, &mut Scope::new(), ast, name, (WindowsView(call), params))
+        });
         match result {
             Ok(d) => match d.as_bool() {
                 Ok(true) => Judged::True,
@@ -99,15 +109,9 @@ impl Sandbox {
     pub(crate) fn conclude(&self, ast: &AST, call: Rc<Call>, ctx: Ctx) -> Result<Conclusion, String> {
         let params = ParamsView(call.manifest.clone());
         let options = CallFnOptions::new().eval_ast(false);
+        let args = (WindowsView(call), params, ctx);
         let built: Builder = self
-            .conclude
-            .call_fn_with_options(
-                options,
-                &mut Scope::new(),
-                ast,
-                "verdict",
-                (WindowsView(call), params, ctx),
-            )
+            .counted(|| self.conclude.call_fn_with_options(options, &mut Scope::new(), ast, "verdict", args))
             .map_err(|e| explain(&e))?;
         Ok(built.0.borrow().clone())
     }
@@ -120,14 +124,23 @@ impl Sandbox {
         script: testing::Script,
     ) -> Result<(), Box<EvalAltResult>> {
         let options = CallFnOptions::new().eval_ast(false);
-        let _: Dynamic =
-            self.conclude.call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))?;
+        let _: Dynamic = self.counted(|| {
+            self.conclude.call_fn_with_options(options, &mut Scope::new(), ast, name, (script,))
+        })?;
         Ok(())
     }
 
-    /// Operations used by the newest call.
+    fn counted<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.operations.set(0);
+        self.begun.set(0);
+        let result = call();
+        self.total.set(self.total.get().saturating_add(self.operations.get()));
+        result
+    }
+
+    /// Operations used by all calls so far.
     pub(crate) fn operations(&self) -> u64 {
-        self.operations.get()
+        self.total.get()
     }
 }
 
@@ -164,7 +177,7 @@ fn is_unknown(e: &EvalAltResult) -> bool {
     }
 }
 
-fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
+fn base(operations: u64, used: &Rc<Cell<u64>>, begun: &Rc<Cell<u32>>) -> Engine {
     let mut e = Engine::new_raw();
     // The parser's folding would hide literals' places and types from the checker.
     e.set_optimization_level(OptimizationLevel::None);
@@ -181,9 +194,10 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
         .set_max_call_levels(16)
         .set_max_expr_depths(96, 96)
         .set_max_string_size(16 * 1024)
-        .set_max_array_size(1024)
-        .set_max_map_size(1024)
-        .set_max_variables(256)
+        // Together with the depth of calls these bound what a call can hold: 16 times 64 variables of so much.
+        .set_max_array_size(256)
+        .set_max_map_size(256)
+        .set_max_variables(64)
         .set_max_functions(128)
         .set_max_modules(0)
         .set_fail_on_invalid_map_property(true)
@@ -198,7 +212,7 @@ fn base(operations: u64, used: &Rc<Cell<u64>>) -> Engine {
     });
     numbers(&mut e);
     reading::register(&mut e);
-    conclusion::register(&mut e);
+    conclusion::register(&mut e, begun);
     context::register(&mut e);
     testing::register(&mut e);
     e

@@ -45,7 +45,14 @@ fn list() -> Result {
     }
     for i in &set.idle {
         let dash = || "-".to_string();
-        table.row([escape(&i.id).into_owned(), dash(), dash(), dash(), "no".into(), escape(&i.why).into_owned()]);
+        table.row([
+            escape(&i.id).into_owned(),
+            dash(),
+            dash(),
+            dash(),
+            "no".into(),
+            escape(&i.why).into_owned(),
+        ]);
     }
     print(&table.render(0))?;
     for note in &set.notes {
@@ -131,7 +138,8 @@ pub(super) fn page(rule: &Rule, here: Option<&str>, style: Style) -> String {
     let _ = writeln!(out, "\n{}", style.bold("Windows"));
     let mut table = Table::plain();
     for w in &m.windows {
-        let (name, of) = (escape(&w.name).into_owned(), escape(&format!("{}.{}", w.stream, w.field)).into_owned());
+        let (name, of) =
+            (escape(&w.name).into_owned(), escape(&format!("{}.{}", w.stream, w.field)).into_owned());
         table.row([name, of, format!("{} over {}", w.calc.name(), format_duration(w.over_ns)), place(w)]);
     }
     out.push_str(&table.render(2));
@@ -170,7 +178,9 @@ fn new(id: &str) -> Result {
             && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
     };
     let Some((area, name)) = id.split_once('.').filter(|(a, n)| word(a) && word(n)) else {
-        return Err(usage(format!("`{id}` is no rule id: write AREA.NAME in lower case, such as net.retransmits")));
+        return Err(usage(format!(
+            "`{id}` is no rule id: write AREA.NAME in lower case, such as net.retransmits"
+        )));
     };
     let file = format!("{name}.rhai");
     let path: PathBuf = if Path::new(area).is_dir() { Path::new(area).join(file) } else { file.into() };

@@ -68,10 +68,7 @@ impl<'de> Deserialize<'de> for Fields {
 pub(crate) fn parse(line: &str) -> Result<Stream, (usize, String)> {
     let DeclareLine { declare } = serde_json::from_str(line).map_err(|e| {
         let what = e.to_string();
-        let what = what
-            .rsplit_once(" at line ")
-            .map_or(what.as_str(), |(what, _)| what)
-            .to_string();
+        let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what).to_string();
         (e.column().saturating_sub(1), what)
     })?;
     if declare.stream.is_empty() || declare.stream.len() > 256 {
@@ -94,12 +91,7 @@ pub(crate) fn parse(line: &str) -> Result<Stream, (usize, String)> {
                 FieldKind::Gauge | FieldKind::Text => Unit::None,
                 FieldKind::Duration => Unit::Time,
             });
-            Field {
-                name: name.into(),
-                kind,
-                unit,
-                help: help.into(),
-            }
+            Field { name: name.into(), kind, unit, help: help.into() }
         })
         .collect();
     for (i, f) in fields.iter().enumerate() {
@@ -110,10 +102,7 @@ pub(crate) fn parse(line: &str) -> Result<Stream, (usize, String)> {
         {
             return Err((
                 0,
-                format!(
-                    "`{}`: durations are times and belong to a stream of occurrences",
-                    f.name
-                ),
+                format!("`{}`: durations are times and belong to a stream of occurrences", f.name),
             ));
         }
     }
@@ -121,10 +110,7 @@ pub(crate) fn parse(line: &str) -> Result<Stream, (usize, String)> {
         name: declare.stream.into(),
         help: declare.help.into(),
         mode: declare.mode.unwrap_or(Mode::Sampled),
-        subjects: declare
-            .subjects
-            .unwrap_or_else(|| SubjectKind::ALL.to_vec())
-            .into(),
+        subjects: declare.subjects.unwrap_or_else(|| SubjectKind::ALL.to_vec()).into(),
         fields: fields.into(),
     })
 }
@@ -140,16 +126,9 @@ pub(crate) fn format(stream: &Stream) -> String {
     struct FieldsOut<'a>(&'a [Field]);
     impl Serialize for FieldsOut<'_> {
         fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-            s.collect_map(self.0.iter().map(|f| {
-                (
-                    &f.name,
-                    FieldOut {
-                        kind: f.kind,
-                        unit: f.unit,
-                        help: &f.help,
-                    },
-                )
-            }))
+            s.collect_map(
+                self.0.iter().map(|f| (&f.name, FieldOut { kind: f.kind, unit: f.unit, help: &f.help })),
+            )
         }
     }
     #[derive(Serialize)]
@@ -186,11 +165,7 @@ mod tests {
             (s.name.as_ref(), s.mode, s.subjects.as_ref()),
             ("a.b", Mode::Occurrences, &[SubjectKind::Task][..])
         );
-        let fields: Vec<_> = s
-            .fields
-            .iter()
-            .map(|f| (f.name.as_ref(), f.kind, f.unit))
-            .collect();
+        let fields: Vec<_> = s.fields.iter().map(|f| (f.name.as_ref(), f.kind, f.unit)).collect();
         assert_eq!(
             fields,
             [
@@ -204,18 +179,9 @@ mod tests {
             (r#"{"declare":{"fields":{}}}"#, "missing field `stream`"),
             (r#"{"declare":{"stream":""}}"#, "1 to 256"),
             (r#"{"declare":{"stream":"s","kind":1}}"#, "unknown field `kind`"),
-            (
-                r#"{"declare":{"stream":"s","fields":{"a":"countr"}}}"#,
-                "expected a field's kind",
-            ),
-            (
-                r#"{"declare":{"stream":"s","fields":{"a":"text","a":"text"}}}"#,
-                "twice",
-            ),
-            (
-                r#"{"declare":{"stream":"s","fields":{"a":"duration"}}}"#,
-                "occurrences",
-            ),
+            (r#"{"declare":{"stream":"s","fields":{"a":"countr"}}}"#, "expected a field's kind"),
+            (r#"{"declare":{"stream":"s","fields":{"a":"text","a":"text"}}}"#, "twice"),
+            (r#"{"declare":{"stream":"s","fields":{"a":"duration"}}}"#, "occurrences"),
         ] {
             let (_, what) = parse(line).unwrap_err();
             assert!(what.contains(says), "{line}: {what}");

@@ -74,12 +74,7 @@ impl Events {
     fn add_stream(&mut self, stream: Stream, closed: bool) -> usize {
         let index = self.streams.len();
         self.by_name.insert(stream.name.as_ref().into(), index);
-        self.streams.push(Known {
-            stream: Arc::new(stream),
-            closed,
-            used: false,
-            last_field: 0,
-        });
+        self.streams.push(Known { stream: Arc::new(stream), closed, used: false, last_field: 0 });
         index
     }
 
@@ -102,10 +97,7 @@ impl Events {
             None => self.subject("host", 0)?,
         };
         self.resolve(stream, line, text, number, summary);
-        let gone = line
-            .gone
-            .iter()
-            .map(|(span, at)| parse_subject(line.text(text, *span), *at));
+        let gone = line.gone.iter().map(|(span, at)| parse_subject(line.text(text, *span), *at));
         let gone = gone.collect::<Result<Vec<_>, _>>()?;
 
         let known = &mut self.streams[stream];
@@ -130,14 +122,8 @@ impl Events {
         });
         // Lines with one field each about the same subject and time are one row.
         let more = known.stream.mode == Mode::Sampled
-            && open
-                .last
-                .is_some_and(|(last, has)| last == subject && has & fields == 0);
-        let before = if more {
-            open.last.map_or(0, |(_, has)| has)
-        } else {
-            0
-        };
+            && open.last.is_some_and(|(last, has)| last == subject && has & fields == 0);
+        let before = if more { open.last.map_or(0, |(_, has)| has) } else { 0 };
         open.last = Some((subject, before | fields));
         let mut row = match open.batch.last_row().filter(|_| more) {
             Some(row) => row,
@@ -158,11 +144,7 @@ impl Events {
         match line.time {
             Some((Value::Number(seconds, _), at)) => {
                 let ns = seconds.scaled(9).map_err(|e| {
-                    let hint = if e == "is too large" {
-                        "; `t` is in seconds"
-                    } else {
-                        ""
-                    };
+                    let hint = if e == "is too large" { "; `t` is in seconds" } else { "" };
                     wrong(at, format!("the time {e}{hint}"))
                 })?;
                 Ok(ns)
@@ -193,17 +175,9 @@ impl Events {
                     known.closed = true;
                 } else if known.used {
                     let name = shorten(&stream.name, 60);
-                    return Err(wrong(
-                        0,
-                        format!("`{name}` is declared otherwise after its first event"),
-                    ));
+                    return Err(wrong(0, format!("`{name}` is declared otherwise after its first event")));
                 } else {
-                    *known = Known {
-                        stream: Arc::new(stream),
-                        closed: true,
-                        used: false,
-                        last_field: 0,
-                    };
+                    *known = Known { stream: Arc::new(stream), closed: true, used: false, last_field: 0 };
                 }
                 index
             }
@@ -218,11 +192,7 @@ impl Events {
     }
 
     fn stream(&mut self, name: &str) -> Result<usize, Malformed> {
-        if self
-            .streams
-            .get(self.last_stream)
-            .is_some_and(|k| k.stream.name == name)
-        {
+        if self.streams.get(self.last_stream).is_some_and(|k| k.stream.name == name) {
             return Ok(self.last_stream);
         }
         let found = self.by_name.get(name).copied();
@@ -306,15 +276,11 @@ impl Events {
 }
 
 fn wrong(at: usize, what: impl Into<String>) -> Malformed {
-    Malformed {
-        at,
-        what: what.into(),
-    }
+    Malformed { at, what: what.into() }
 }
 
 fn parse_subject(text: &str, at: usize) -> Result<Subject, Malformed> {
-    text.parse()
-        .map_err(|e: whystall_event::ParseSubjectError| wrong(at, shorten(&e.to_string(), 200)))
+    text.parse().map_err(|e: whystall_event::ParseSubjectError| wrong(at, shorten(&e.to_string(), 200)))
 }
 
 /// The index of the field called `key`; a stream that is not closed gets a new one. `None`: nothing to set.
@@ -334,10 +300,7 @@ fn field(known: &mut Known, key: &str, entry: &Entry) -> Result<Option<usize>, S
     if known.closed {
         let like = did_you_mean(key, fields.iter().map(|f| f.name.as_ref()));
         let like = like.map(|l| format!("; did you mean `{l}`?")).unwrap_or_default();
-        return Err(format!(
-            "stream `{}` has no field `{name}`{like}",
-            known.stream.name
-        ));
+        return Err(format!("stream `{}` has no field `{name}`{like}", known.stream.name));
     }
     let kind = match entry.value {
         Value::Number(..) | Value::Bool(_) => FieldKind::Gauge,
@@ -367,10 +330,7 @@ fn cell(field: &Field, index: usize, entry: &Entry, line: &Line, text: &str) -> 
     let number = match entry.value {
         Value::Null => return Ok(None),
         Value::Nested => {
-            return Err(format!(
-                "`{}` is a list or an object, not a value",
-                shorten(&field.name, 60)
-            ));
+            return Err(format!("`{}` is a list or an object, not a value", shorten(&field.name, 60)));
         }
         Value::Text(span) | Value::Number(_, span) if field.kind == FieldKind::Text => {
             return Ok(Some(Cell::Text(index, span)));

@@ -133,11 +133,7 @@ mod tests {
                     Found::End => break,
                 }
             }
-            assert_eq!(
-                seen,
-                [Some(1), Some(0), None, Some(300_000), None, Some(4)],
-                "in steps of {step}"
-            );
+            assert_eq!(seen, [Some(1), Some(0), None, Some(300_000), None, Some(4)], "in steps of {step}");
             assert_eq!(lines.number, 6);
             assert!(lines.buffer.len() <= 4 * LONGEST);
         }

@@ -81,11 +81,7 @@ impl JsonSummary {
     fn problem(&mut self, line: u64, text: &str, wrong: &Malformed) {
         if self.problems.len() < KEPT {
             let column = 1 + text.char_indices().take_while(|(i, _)| *i < wrong.at).count();
-            self.problems.push(LineProblem {
-                line,
-                column,
-                message: escape(&wrong.what).into_owned(),
-            });
+            self.problems.push(LineProblem { line, column, message: escape(&wrong.what).into_owned() });
         }
     }
 }
@@ -165,10 +161,7 @@ impl<R: Read> JsonReader<R> {
         let bytes = match found {
             Found::Line(start, end) => self.lines.bytes(start, end),
             Found::TooLong => {
-                let wrong = Malformed {
-                    at: 0,
-                    what: "the line is longer than 1 MiB".into(),
-                };
+                let wrong = Malformed { at: 0, what: "the line is longer than 1 MiB".into() };
                 self.summary.malformed += 1;
                 self.summary.problem(number, "", &wrong);
                 return Ok(());
@@ -192,13 +185,7 @@ impl<R: Read> JsonReader<R> {
                     .get(..e.valid_up_to())
                     .and_then(|b| std::str::from_utf8(b).ok())
                     .unwrap_or_default();
-                Err((
-                    good,
-                    Malformed {
-                        at: good.len(),
-                        what: "the line is not UTF-8".into(),
-                    },
-                ))
+                Err((good, Malformed { at: good.len(), what: "the line is not UTF-8".into() }))
             }
         };
         if let Err((text, wrong)) = done {

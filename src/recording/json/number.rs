@@ -20,12 +20,7 @@ const TENS: [f64; 23] = [
 
 impl Decimal {
     pub(crate) const fn whole(mantissa: u64) -> Decimal {
-        Decimal {
-            negative: false,
-            mantissa,
-            exponent: 0,
-            rounded: None,
-        }
+        Decimal { negative: false, mantissa, exponent: 0, rounded: None }
     }
 
     /// This times 10^`power`, rounded to a whole number of at least 0.
@@ -47,12 +42,9 @@ impl Decimal {
         }
         let ten = 10u64.checked_pow(exponent.unsigned_abs());
         if exponent >= 0 {
-            ten.and_then(|t| self.mantissa.checked_mul(t))
-                .ok_or("is too large")
+            ten.and_then(|t| self.mantissa.checked_mul(t)).ok_or("is too large")
         } else {
-            Ok(ten.map_or(0, |t| {
-                self.mantissa / t + u64::from(self.mantissa % t >= t.div_ceil(2))
-            }))
+            Ok(ten.map_or(0, |t| self.mantissa / t + u64::from(self.mantissa % t >= t.div_ceil(2))))
         }
     }
 
@@ -66,12 +58,7 @@ impl Decimal {
         // Both are exact, so one operation rounds once.
         if self.mantissa <= 1 << 53 && power < TENS.len() {
             let m = self.mantissa as f64;
-            return sign
-                * if self.exponent < 0 {
-                    m / TENS[power]
-                } else {
-                    m * TENS[power]
-                };
+            return sign * if self.exponent < 0 { m / TENS[power] } else { m * TENS[power] };
         }
         text.parse().unwrap_or(f64::NAN)
     }
@@ -96,31 +83,16 @@ mod tests {
 
     #[test]
     fn decimals() {
-        let d = |mantissa, exponent| Decimal {
-            negative: false,
-            mantissa,
-            exponent,
-            rounded: None,
-        };
+        let d = |mantissa, exponent| Decimal { negative: false, mantissa, exponent, rounded: None };
         assert_eq!(d(125, -1).scaled(9), Ok(12_500_000_000));
         assert_eq!(d(15, -1).scaled(0), Ok(2));
         assert_eq!(d(14, -1).scaled(0), Ok(1));
         assert_eq!(d(1, i32::MAX).scaled(9), Err("is too large"));
         assert_eq!(d(1, i32::MIN).scaled(-9), Ok(0));
         assert_eq!(d(u64::MAX, 0).scaled(0), Ok(u64::MAX));
-        assert_eq!(
-            Decimal {
-                negative: true,
-                ..d(1, 0)
-            }
-            .scaled(0),
-            Err("is negative")
-        );
+        assert_eq!(Decimal { negative: true, ..d(1, 0) }.scaled(0), Err("is negative"));
         assert_eq!(d(1, -1).float("0.1"), 0.1);
-        assert_eq!(
-            d(17_976_931_348_623_157, 292).float("17976931348623157e292"),
-            f64::MAX
-        );
+        assert_eq!(d(17_976_931_348_623_157, 292).float("17976931348623157e292"), f64::MAX);
     }
 
     proptest! {

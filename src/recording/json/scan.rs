@@ -60,8 +60,7 @@ impl Line {
     /// The text that a span of `line` stands for.
     pub(crate) fn text<'a>(&'a self, line: &'a str, span: Span) -> &'a str {
         let from = if span.escaped { &self.scratch } else { line };
-        from.get(span.start as usize..span.end as usize)
-            .unwrap_or_default()
+        from.get(span.start as usize..span.end as usize).unwrap_or_default()
     }
 
     /// Reads a line.
@@ -74,19 +73,11 @@ impl Line {
         self.entries.clear();
         self.gone.clear();
         self.scratch.clear();
-        let mut scan = Scan {
-            text: line,
-            bytes: line.as_bytes(),
-            at: 0,
-        };
+        let mut scan = Scan { text: line, bytes: line.as_bytes(), at: 0 };
         scan.space();
         self.object(&mut scan)?;
         scan.space();
-        if scan.at < scan.bytes.len() {
-            Err(scan.wrong("more text after the object"))
-        } else {
-            Ok(())
-        }
+        if scan.at < scan.bytes.len() { Err(scan.wrong("more text after the object")) } else { Ok(()) }
     }
 
     fn object(&mut self, scan: &mut Scan) -> Result<(), Malformed> {
@@ -161,11 +152,7 @@ impl Line {
             }
         }
         scan.at += 1;
-        Ok(Span {
-            start: start as u32,
-            end: (scan.at - 1) as u32,
-            escaped: false,
-        })
+        Ok(Span { start: start as u32, end: (scan.at - 1) as u32, escaped: false })
     }
 
     /// Goes on with a text that has an escape, which begins at the scan's place.
@@ -178,11 +165,7 @@ impl Line {
                 Some(b'"') => {
                     self.scratch.push_str(&scan.text[from..scan.at]);
                     scan.at += 1;
-                    return Ok(Span {
-                        start: began,
-                        end: self.scratch.len() as u32,
-                        escaped: true,
-                    });
+                    return Ok(Span { start: began, end: self.scratch.len() as u32, escaped: true });
                 }
                 Some(b'\\') => {
                     self.scratch.push_str(&scan.text[from..scan.at]);
@@ -201,14 +184,7 @@ impl Line {
             Some(b'-' | b'0'..=b'9') => {
                 let start = scan.at;
                 let number = scan.number()?;
-                Value::Number(
-                    number,
-                    Span {
-                        start: start as u32,
-                        end: scan.at as u32,
-                        escaped: false,
-                    },
-                )
+                Value::Number(number, Span { start: start as u32, end: scan.at as u32, escaped: false })
             }
             Some(b'"') => Value::Text(self.string(scan)?),
             Some(b't') => scan.word("true", Value::Bool(true))?,
@@ -226,11 +202,7 @@ impl Line {
         if depth > DEPTH {
             return Err(scan.wrong("values are nested too deep"));
         }
-        let (is_object, end) = if scan.peek() == Some(b'{') {
-            (true, b'}')
-        } else {
-            (false, b']')
-        };
+        let (is_object, end) = if scan.peek() == Some(b'{') { (true, b'}') } else { (false, b']') };
         scan.at += 1;
         let mut more = scan.first(end)?;
         while more {
@@ -258,10 +230,7 @@ struct Scan<'a> {
 impl Scan<'_> {
     #[cold]
     fn wrong(&self, what: &str) -> Malformed {
-        Malformed {
-            at: self.at,
-            what: what.into(),
-        }
+        Malformed { at: self.at, what: what.into() }
     }
 
     #[inline]
@@ -323,20 +292,13 @@ impl Scan<'_> {
     fn digits(&mut self, mantissa: &mut u64, rounded: &mut bool) -> Result<usize, Malformed> {
         let start = self.at;
         while let Some(d @ b'0'..=b'9') = self.peek() {
-            match mantissa
-                .checked_mul(10)
-                .and_then(|m| m.checked_add(u64::from(d - b'0')))
-            {
+            match mantissa.checked_mul(10).and_then(|m| m.checked_add(u64::from(d - b'0'))) {
                 Some(m) if !*rounded => *mantissa = m,
                 _ => *rounded = true,
             }
             self.at += 1;
         }
-        if self.at == start {
-            Err(self.wrong("expected a digit"))
-        } else {
-            Ok(self.at - start)
-        }
+        if self.at == start { Err(self.wrong("expected a digit")) } else { Ok(self.at - start) }
     }
 
     fn number(&mut self) -> Result<Decimal, Malformed> {
@@ -358,24 +320,11 @@ impl Scan<'_> {
             self.at += usize::from(matches!(self.peek(), Some(b'-' | b'+')));
             let (mut power, mut far) = (0, false);
             self.digits(&mut power, &mut far)?;
-            let power = if far {
-                i32::MAX
-            } else {
-                i32::try_from(power).unwrap_or(i32::MAX)
-            };
+            let power = if far { i32::MAX } else { i32::try_from(power).unwrap_or(i32::MAX) };
             exponent = exponent.saturating_add(if down { -power } else { power });
         }
-        let rounded = if rounded {
-            self.text[start..self.at].parse().ok()
-        } else {
-            None
-        };
-        Ok(Decimal {
-            negative,
-            mantissa,
-            exponent,
-            rounded,
-        })
+        let rounded = if rounded { self.text[start..self.at].parse().ok() } else { None };
+        Ok(Decimal { negative, mantissa, exponent, rounded })
     }
 
     /// One escape, beginning at the backslash.
@@ -412,12 +361,8 @@ impl Scan<'_> {
 
     fn hex(&self, at: usize) -> Result<u32, Malformed> {
         let digits = self.bytes.get(at..at + 4).unwrap_or_default();
-        let value = digits
-            .iter()
-            .try_fold(0, |v, d| char::from(*d).to_digit(16).map(|d| v * 16 + d));
-        value
-            .filter(|_| digits.len() == 4)
-            .ok_or_else(|| self.wrong("expected four hexadecimal digits"))
+        let value = digits.iter().try_fold(0, |v, d| char::from(*d).to_digit(16).map(|d| v * 16 + d));
+        value.filter(|_| digits.len() == 4).ok_or_else(|| self.wrong("expected four hexadecimal digits"))
     }
 }
 
@@ -440,18 +385,9 @@ mod tests {
         assert_eq!(wrong("{\"t\":01}").0, 7);
         assert_eq!(wrong("{\"t\":1.}").0, 7);
         assert_eq!(wrong("{\"t\":1} x"), (8, "more text after the object".into()));
-        assert_eq!(
-            wrong("{\"a\":\"x"),
-            (7, "the text is not ended by a double quote".into())
-        );
-        assert_eq!(
-            wrong("{\"a\":\"\\ud800x\"}"),
-            (12, "half of a surrogate pair".into())
-        );
-        assert_eq!(
-            wrong(&format!("{{\"a\":{}", "[".repeat(1000))).1,
-            "values are nested too deep"
-        );
+        assert_eq!(wrong("{\"a\":\"x"), (7, "the text is not ended by a double quote".into()));
+        assert_eq!(wrong("{\"a\":\"\\ud800x\"}"), (12, "half of a surrogate pair".into()));
+        assert_eq!(wrong(&format!("{{\"a\":{}", "[".repeat(1000))).1, "values are nested too deep");
     }
 
     fn json() -> impl Strategy<Value = serde_json::Value> {

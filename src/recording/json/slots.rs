@@ -107,25 +107,16 @@ impl Slots {
 
     /// Makes that no row is taken for the last one's subject, since subjects are numbered anew.
     pub(crate) fn forget_rows(&mut self) {
-        self.slots
-            .iter_mut()
-            .flat_map(|s| &mut s.open)
-            .for_each(|o| o.last = None);
+        self.slots.iter_mut().flat_map(|s| &mut s.open).for_each(|o| o.last = None);
     }
 
     fn stamp(&self, at: u64) -> Stamp {
-        Stamp {
-            boot_ns: at.saturating_sub(self.base),
-            wall_ns: at,
-        }
+        Stamp { boot_ns: at.saturating_sub(self.base), wall_ns: at }
     }
 
     fn end(&self, slot: u64) -> u64 {
         let n = self.interval.saturating_mul(slot);
-        self.origin
-            .unwrap_or(0)
-            .saturating_add(n)
-            .saturating_sub(self.interval)
+        self.origin.unwrap_or(0).saturating_add(n).saturating_sub(self.interval)
     }
 
     /// The batch of `stream` for a row at time `at`, and that time as `boot_ns`; `None` if the time is over.
@@ -151,11 +142,7 @@ impl Slots {
         if !slot.open.get(index).is_some_and(fits) {
             // Rows out of order may belong to one a little before it.
             let near = slot.open.len().saturating_sub(64);
-            index = near
-                + slot.open[near..]
-                    .iter()
-                    .position(fits)
-                    .unwrap_or(slot.open.len() - near);
+            index = near + slot.open[near..].iter().position(fits).unwrap_or(slot.open.len() - near);
             if index == slot.open.len() {
                 let spare = self.spare.iter().position(|b| Arc::ptr_eq(&b.stream, declared));
                 let batch = match spare.map(|i| self.spare.swap_remove(i)) {
@@ -165,14 +152,7 @@ impl Slots {
                     }
                     None => Batch::new(declared.clone(), stamp),
                 };
-                slot.open.push(Open {
-                    stream,
-                    at: batch_at,
-                    batch,
-                    last: None,
-                    ordered: true,
-                    latest: 0,
-                });
+                slot.open.push(Open { stream, at: batch_at, batch, last: None, ordered: true, latest: 0 });
             }
             slot.recent[stream] = index as u32 + 1;
         }
@@ -213,11 +193,7 @@ impl Slots {
             return None;
         }
         let end = self.end(number);
-        self.used = (
-            (end + 1).saturating_sub(self.interval),
-            end,
-            (number % 2) as usize,
-        );
+        self.used = ((end + 1).saturating_sub(self.interval), end, (number % 2) as usize);
         Some(())
     }
 
@@ -233,15 +209,9 @@ impl Slots {
         let at = self.end(number);
         self.release(place, Some(at));
         self.rows = self.slots[1 - place].open.iter().map(|o| o.batch.len()).sum();
-        let late_ns = self
-            .last_tick
-            .map_or(0, |l| (at - l.min(at)).saturating_sub(self.interval));
+        let late_ns = self.last_tick.map_or(0, |l| (at - l.min(at)).saturating_sub(self.interval));
         self.last_tick = Some(at);
-        self.ready.push_back(Out::Tick(Tick {
-            at: self.stamp(at),
-            late_ns,
-            ..Tick::default()
-        }));
+        self.ready.push_back(Out::Tick(Tick { at: self.stamp(at), late_ns, ..Tick::default() }));
     }
 
     /// Hands out a slot's batches; at a slot's end also the silence of the streams that are watched.
@@ -254,14 +224,7 @@ impl Slots {
                     continue;
                 }
                 let batch = Batch::new(stream.clone(), self.stamp(end));
-                open.push(Open {
-                    stream: usize::MAX,
-                    at: end,
-                    batch,
-                    last: None,
-                    ordered: true,
-                    latest: 0,
-                });
+                open.push(Open { stream: usize::MAX, at: end, batch, last: None, ordered: true, latest: 0 });
             }
         }
         open.sort_by_key(|o| o.at);
@@ -300,9 +263,7 @@ fn by_time(batch: &Batch) -> Batch {
     sorted.covered_to = batch.covered_to;
     sorted.gone = batch.gone.clone();
     for r in rows {
-        sorted
-            .push_raw(r.subject.clone(), r.boot_ns, r.present)
-            .copy_from_slice(r.values);
+        sorted.push_raw(r.subject.clone(), r.boot_ns, r.present).copy_from_slice(r.values);
     }
     *sorted.texts_mut() = batch.texts().to_vec();
     sorted

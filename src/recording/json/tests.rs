@@ -21,11 +21,7 @@ const SCHEMA: &[Stream] = &[
 fn show(item: &Item) -> String {
     match item {
         Item::Tick(Tick { at, late_ns, .. }) => {
-            format!(
-                "tick {}{}",
-                at.boot_ns as f64 / 1e9,
-                if *late_ns > 0 { " late" } else { "" }
-            )
+            format!("tick {}{}", at.boot_ns as f64 / 1e9, if *late_ns > 0 { " late" } else { "" })
         }
         Item::Batch(b) => {
             let mut out = format!("{} {}", b.stream.name, b.at.boot_ns as f64 / 1e9);
@@ -72,10 +68,7 @@ fn check(text: &str, want: &[&str]) {
 fn values_have_their_units_and_kinds() {
     check(
         r#"{"t":12.5,"stream":"vmstat","subject":"host","fields":{"pgscan_direct":123,"stall":1.5,"pressure":0.25,"state":"a\tb"}}"#,
-        &[
-            "vmstat 12.5 | host pgscan_direct=123 stall=1500000 pressure=0.25 state=a\tb",
-            "tick 12.5",
-        ],
+        &["vmstat 12.5 | host pgscan_direct=123 stall=1500000 pressure=0.25 state=a\tb", "tick 12.5"],
     );
     check(
         r#"{"t":1,"stream":"reclaim","subject":"task:7","fields":{"duration":0.000001,"comm":"x"}}"#,
@@ -87,12 +80,7 @@ fn values_have_their_units_and_kinds() {
 fn keys_may_stand_in_any_order_and_flat() {
     check(
         "{\"pressure\": true, \"stream\": \"vmstat\", \"state\": null, \"ts\": 3}\r\n\n{\"@timestamp\":\"1970-01-01T00:00:04Z\",\"stream\":\"vmstat\",\"other\":[{}],\"fields\":{\"pressure\":1e-1}}",
-        &[
-            "vmstat 3 | host pressure=1",
-            "tick 3",
-            "vmstat 4 | host pressure=0.1",
-            "tick 4",
-        ],
+        &["vmstat 3 | host pressure=1", "tick 3", "vmstat 4 | host pressure=0.1", "tick 4"],
     );
 }
 
@@ -103,10 +91,7 @@ fn lines_of_one_field_become_rows() {
 {"t":1,"stream":"vmstat","pressure":0.5}
 {"t":1,"stream":"vmstat","subject":"cpu:1","pressure":0.5}
 {"t":1,"stream":"vmstat","subject":"cpu:1","pressure":0.6}"#,
-        &[
-            "vmstat 1 | host pgscan_direct=1 pressure=0.5 | cpu:1 pressure=0.5 | cpu:1 pressure=0.6",
-            "tick 1",
-        ],
+        &["vmstat 1 | host pgscan_direct=1 pressure=0.5 | cpu:1 pressure=0.5 | cpu:1 pressure=0.6", "tick 1"],
     );
 }
 
@@ -189,12 +174,7 @@ fn streams_that_nobody_declared_grow() {
         r#"{"t":1,"stream":"new.one","subject":"device:sda","fields":{"a":1}}
 {"t":2,"stream":"new.one","subject":"device:sda","fields":{"a":2,"b":"x"}}
 {"t":2,"stream":"new.one","gone":["device:sdb"]}"#,
-        &[
-            "new.one 1 | device:sda a=1",
-            "tick 1",
-            "new.one 2 gone device:sdb | device:sda a=2 b=x",
-            "tick 2",
-        ],
+        &["new.one 1 | device:sda a=1", "tick 1", "new.one 2 gone device:sdb | device:sda a=2 b=x", "tick 2"],
     );
 }
 
@@ -220,13 +200,8 @@ fn a_gap_is_one_late_tick() {
 fn epoch_times_are_kept_as_wall_time() {
     let line = r#"{"t":"2026-11-22T10:00:00.123Z","stream":"vmstat","pressure":1}"#;
     let mut reader = JsonReader::new(line.as_bytes(), SCHEMA, SEC);
-    let Some(Item::Batch(b)) = reader.next().unwrap() else {
-        panic!()
-    };
-    assert_eq!(
-        whystall_event::format_rfc3339(b.at.wall_ns),
-        "2026-11-22T10:00:00.123Z"
-    );
+    let Some(Item::Batch(b)) = reader.next().unwrap() else { panic!() };
+    assert_eq!(whystall_event::format_rfc3339(b.at.wall_ns), "2026-11-22T10:00:00.123Z");
     assert_eq!(b.at.boot_ns, 3600 * SEC);
 }
 

@@ -23,23 +23,13 @@ pub struct JsonWriter<W: Write> {
 impl<W: Write> JsonWriter<W> {
     /// Begins at `start`. Give it a buffered `out`; [`JsonWriter::flush`] after each tick.
     pub fn new(out: W, start: Stamp) -> JsonWriter<W> {
-        JsonWriter {
-            out,
-            start,
-            declared: Vec::new(),
-            text: String::new(),
-            rows: 0,
-        }
+        JsonWriter { out, start, declared: Vec::new(), text: String::new(), rows: 0 }
     }
 
     /// Writes a batch, a line for each row, after the stream's declaration if it is new.
     pub fn batch(&mut self, batch: &Batch) -> io::Result<()> {
         self.text.clear();
-        if !self
-            .declared
-            .iter()
-            .any(|d| Arc::ptr_eq(d, &batch.stream) || *d == batch.stream)
-        {
+        if !self.declared.iter().any(|d| Arc::ptr_eq(d, &batch.stream) || *d == batch.stream) {
             self.text.push_str(&declare::format(&batch.stream));
             self.text.push('\n');
             self.declared.push(batch.stream.clone());

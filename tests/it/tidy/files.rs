@@ -11,26 +11,13 @@ const NEVER: &[(&str, &[&str], &str)] = &[
         &["whystall", "whystall-engine", "whystall-rules", "rhai"],
         "collectors know nothing of rules and windows",
     ),
-    (
-        "engine",
-        &["whystall", "whystall-collectors"],
-        "the engine takes batches from anyone",
-    ),
+    ("engine", &["whystall", "whystall-collectors"], "the engine takes batches from anyone"),
     (
         "event",
-        &[
-            "whystall",
-            "whystall-collectors",
-            "whystall-engine",
-            "whystall-rules",
-        ],
+        &["whystall", "whystall-collectors", "whystall-engine", "whystall-rules"],
         "event is shared by all",
     ),
-    (
-        "rules",
-        &["whystall", "whystall-collectors", "whystall-engine"],
-        "rules are text",
-    ),
+    ("rules", &["whystall", "whystall-collectors", "whystall-engine"], "rules are text"),
     (".", &["rhai"], "rhai stays inside the engine's script module"),
 ];
 
@@ -65,11 +52,7 @@ pub(super) type Manifest = (String, Table);
 pub(super) fn manifests(all: &[Manifest]) -> Vec<String> {
     let mut problems = Vec::new();
     for (dir, manifest) in all {
-        let file = if dir == "." {
-            "Cargo.toml".to_string()
-        } else {
-            format!("{dir}/Cargo.toml")
-        };
+        let file = if dir == "." { "Cargo.toml".to_string() } else { format!("{dir}/Cargo.toml") };
         let any = dependencies(manifest, TABLES);
         let shipped = dependencies(manifest, &TABLES[..2]);
         for (_, names, why) in NEVER.iter().filter(|(of, ..)| of == dir) {
@@ -79,9 +62,8 @@ pub(super) fn manifests(all: &[Manifest]) -> Vec<String> {
         }
         for (_, allowed) in ONLY.iter().filter(|(of, _)| of == dir) {
             for name in shipped.iter().filter(|n| !allowed.contains(&n.as_str())) {
-                problems.push(format!(
-                    "{file}: `{name}` is none of {allowed:?}, all that {dir} may depend on"
-                ));
+                problems
+                    .push(format!("{file}: `{name}` is none of {allowed:?}, all that {dir} may depend on"));
             }
         }
         for name in IMPURE.iter().filter(|n| dir == "engine" && shipped.contains(**n)) {
@@ -89,18 +71,12 @@ pub(super) fn manifests(all: &[Manifest]) -> Vec<String> {
                 "{file}: `{name}` brings IO or a clock: the root package does that for the engine"
             ));
         }
-        let lints = manifest
-            .get("lints")
-            .and_then(|l| l.get("workspace"))
-            .and_then(|w| w.as_bool());
+        let lints = manifest.get("lints").and_then(|l| l.get("workspace")).and_then(|w| w.as_bool());
         if lints != Some(true) {
             problems.push(format!("{file}: add `[lints]` with `workspace = true`"));
         }
         for key in ["license", "edition", "rust-version", "version"] {
-            let inherited = manifest
-                .get("package")
-                .and_then(|p| p.get(key))
-                .and_then(|v| v.get("workspace"));
+            let inherited = manifest.get("package").and_then(|p| p.get(key)).and_then(|v| v.get("workspace"));
             if inherited.and_then(|w| w.as_bool()) != Some(true) {
                 problems.push(format!("{file}: write `{key}.workspace = true`"));
             }
@@ -111,36 +87,20 @@ pub(super) fn manifests(all: &[Manifest]) -> Vec<String> {
 
 /// The packages a manifest names in `tables`, also below `[target.*]`, by the name they have in the registry.
 fn dependencies(manifest: &Table, tables: &[&str]) -> BTreeSet<String> {
-    let targets = manifest
-        .get("target")
-        .and_then(|t| t.as_table())
-        .into_iter()
-        .flatten();
+    let targets = manifest.get("target").and_then(|t| t.as_table()).into_iter().flatten();
     let places = std::iter::once(manifest).chain(targets.filter_map(|(_, t)| t.as_table()));
     let found = places.flat_map(|p| tables.iter().filter_map(|t| p.get(*t)?.as_table()));
     let name = |(key, value): (&String, &toml::Value)| {
-        value
-            .get("package")
-            .and_then(|p| p.as_str())
-            .unwrap_or(key)
-            .to_string()
+        value.get("package").and_then(|p| p.as_str()).unwrap_or(key).to_string()
     };
     found.flat_map(|table| table.iter().map(name)).collect()
 }
 
 /// No async runtime or network library comes to the engine through its dependencies, by the lock file.
 pub(super) fn engine_needs_no_runtime(lock: &Table) -> Vec<String> {
-    let packages = lock
-        .get("package")
-        .and_then(|p| p.as_array())
-        .into_iter()
-        .flatten();
+    let packages = lock.get("package").and_then(|p| p.as_array()).into_iter().flatten();
     let edges = packages.filter_map(|package| {
-        let needs = package
-            .get("dependencies")
-            .and_then(|d| d.as_array())
-            .into_iter()
-            .flatten();
+        let needs = package.get("dependencies").and_then(|d| d.as_array()).into_iter().flatten();
         let names = needs.filter_map(|d| d.as_str()?.split(' ').next());
         Some((package.get("name")?.as_str()?, names.collect::<Vec<_>>()))
     });
@@ -154,10 +114,7 @@ pub(super) fn engine_needs_no_runtime(lock: &Table) -> Vec<String> {
             continue;
         };
         if RUNTIMES.contains(&last) {
-            problems.push(format!(
-                "Cargo.lock: the engine gets `{last}` by {}",
-                way.join(" → ")
-            ));
+            problems.push(format!("Cargo.lock: the engine gets `{last}` by {}", way.join(" → ")));
         }
         for to in graph.get(last).into_iter().flatten() {
             next.push(way.iter().copied().chain([*to]).collect());
@@ -180,9 +137,7 @@ pub(super) fn rule(path: &str, text: &str) -> Vec<String> {
         problems.push(format!("rules/{path}: its id must be \"{id}\", as its path says"));
     }
     if !text.contains("fn test_") {
-        problems.push(format!(
-            "rules/{path}: no `fn test_...`: show when it fires, clears and stays silent"
-        ));
+        problems.push(format!("rules/{path}: no `fn test_...`: show when it fires, clears and stays silent"));
     }
     problems
 }
@@ -190,14 +145,11 @@ pub(super) fn rule(path: &str, text: &str) -> Vec<String> {
 /// Files below `rules/` and the list in `rules/src/lib.rs` are the same.
 pub(super) fn rules_are_listed(files: &BTreeSet<String>, listed: &[&str]) -> Vec<String> {
     let unlisted = files.iter().filter(|f| !listed.contains(&f.as_str()));
-    let mut problems: Vec<_> = unlisted
-        .map(|f| format!("rules/{f}: not listed: add one line to ALL in rules/src/lib.rs"))
-        .collect();
+    let mut problems: Vec<_> =
+        unlisted.map(|f| format!("rules/{f}: not listed: add one line to ALL in rules/src/lib.rs")).collect();
     for (i, path) in listed.iter().enumerate() {
         if !files.contains(*path) {
-            problems.push(format!(
-                "rules/src/lib.rs: ALL names `{path}`, and no such file is below rules/"
-            ));
+            problems.push(format!("rules/src/lib.rs: ALL names `{path}`, and no such file is below rules/"));
         }
         if listed[..i].contains(path) {
             problems.push(format!("rules/src/lib.rs: ALL names `{path}` twice"));
@@ -211,18 +163,14 @@ pub(super) fn decisions(names: &[String]) -> Vec<String> {
     let mut problems = Vec::new();
     let mut numbers = BTreeMap::new();
     for name in names {
-        let number = name
-            .split_once('-')
-            .map(|(n, _)| n)
-            .filter(|n| n.len() == 4 && name.ends_with(".md"));
+        let number = name.split_once('-').map(|(n, _)| n).filter(|n| n.len() == 4 && name.ends_with(".md"));
         let Some(number) = number.and_then(|n| n.parse::<u16>().ok()) else {
             problems.push(format!("docs/decisions/{name}: call it NNNN-what-was-decided.md"));
             continue;
         };
         if let Some(other) = numbers.insert(number, name) {
-            problems.push(format!(
-                "docs/decisions/{name}: {other} has the same number: take the next free one"
-            ));
+            problems
+                .push(format!("docs/decisions/{name}: {other} has the same number: take the next free one"));
         }
     }
     problems
@@ -230,19 +178,10 @@ pub(super) fn decisions(names: &[String]) -> Vec<String> {
 
 /// The README begins with the two commands that build and test, and CI runs the very one that tests.
 pub(super) fn readme(readme: &str, ci: &str) -> Vec<String> {
-    let block = readme
-        .lines()
-        .skip_while(|l| !l.starts_with("```"))
-        .skip(1)
-        .take_while(|l| !l.starts_with("```"));
-    let plain = |line: &str| {
-        line.split('#')
-            .next()
-            .unwrap_or_default()
-            .trim_start_matches("$ ")
-            .trim()
-            .to_string()
-    };
+    let block =
+        readme.lines().skip_while(|l| !l.starts_with("```")).skip(1).take_while(|l| !l.starts_with("```"));
+    let plain =
+        |line: &str| line.split('#').next().unwrap_or_default().trim_start_matches("$ ").trim().to_string();
     let commands: Vec<String> = block.map(plain).filter(|l| !l.is_empty()).collect();
     let mut problems = Vec::new();
     if commands.len() != 2 {
@@ -252,14 +191,9 @@ pub(super) fn readme(readme: &str, ci: &str) -> Vec<String> {
     }
     match commands.iter().find(|c| c.contains("cargo test")) {
         None => problems.push("README.md: no `cargo test` in its first code block".into()),
-        Some(test)
-            if !ci
-                .lines()
-                .any(|l| !l.trim_start().starts_with('#') && l.ends_with(test.as_str())) =>
-        {
-            problems.push(format!(
-                ".ci/run: no line ends with `{test}`, the README's command: run it literally"
-            ));
+        Some(test) if !ci.lines().any(|l| !l.trim_start().starts_with('#') && l.ends_with(test.as_str())) => {
+            problems
+                .push(format!(".ci/run: no line ends with `{test}`, the README's command: run it literally"));
         }
         Some(_) => {}
     }
@@ -272,33 +206,21 @@ mod tests {
 
     #[track_caller]
     fn check(found: Vec<String>, expected: &[&str]) {
-        let matching = found
-            .iter()
-            .zip(expected)
-            .all(|(message, part)| message.contains(part));
-        assert!(
-            matching && found.len() == expected.len(),
-            "expected {expected:?}, found {found:#?}"
-        );
+        let matching = found.iter().zip(expected).all(|(message, part)| message.contains(part));
+        assert!(matching && found.len() == expected.len(), "expected {expected:?}, found {found:#?}");
     }
 
     fn manifest(dir: &str, text: &str) -> Vec<Manifest> {
         let inherited =
             ["license", "edition", "rust-version", "version"].map(|k| format!("{k}.workspace = true\n"));
-        let text = format!(
-            "[package]\n{}[lints]\nworkspace = true\n{text}",
-            inherited.concat()
-        );
+        let text = format!("[package]\n{}[lints]\nworkspace = true\n{text}", inherited.concat());
         vec![(dir.into(), text.parse().unwrap())]
     }
 
     #[test]
     fn forbidden_dependencies_are_found() {
         check(
-            manifests(&manifest(
-                "event",
-                "[dependencies]\nserde = '1'\n[dev-dependencies]\nproptest = '1'",
-            )),
+            manifests(&manifest("event", "[dependencies]\nserde = '1'\n[dev-dependencies]\nproptest = '1'")),
             &[],
         );
         check(
@@ -307,74 +229,44 @@ mod tests {
         );
         let renamed =
             "[target.'cfg(unix)'.dev-dependencies]\ne = { package = 'whystall-engine', path = 'x' }";
-        check(
-            manifests(&manifest("collectors", renamed)),
-            &["must not depend on `whystall-engine`"],
-        );
-        check(
-            manifests(&manifest("engine", "[dependencies.tokio]\nversion = '1'")),
-            &["`tokio` brings IO"],
-        );
+        check(manifests(&manifest("collectors", renamed)), &["must not depend on `whystall-engine`"]);
+        check(manifests(&manifest("engine", "[dependencies.tokio]\nversion = '1'")), &["`tokio` brings IO"]);
         check(
             manifests(&manifest(".", "[dependencies]\nrhai = '1'")),
             &["Cargo.toml: must not depend on `rhai`"],
         );
         let bare = vec![("rules".to_string(), "[package]\nversion = '1'".parse().unwrap())];
-        check(
-            manifests(&bare),
-            &["[lints]", "license", "edition", "rust-version", "version"],
-        );
+        check(manifests(&bare), &["[lints]", "license", "edition", "rust-version", "version"]);
     }
 
     #[test]
     fn indirect_runtimes_are_found() {
         let lock = |last: &str| {
             let text = "[[package]]\nname='whystall-engine'\ndependencies=['rhai 1.27.0']\n[[package]]\nname='rhai'\n";
-            format!("{text}dependencies=['{last}']\n[[package]]\nname='tokio'")
-                .parse::<Table>()
-                .unwrap()
+            format!("{text}dependencies=['{last}']\n[[package]]\nname='tokio'").parse::<Table>().unwrap()
         };
-        check(
-            engine_needs_no_runtime(&lock("tokio")),
-            &["whystall-engine → rhai → tokio"],
-        );
+        check(engine_needs_no_runtime(&lock("tokio")), &["whystall-engine → rhai → tokio"]);
         check(engine_needs_no_runtime(&lock("num-traits")), &[]);
     }
 
     #[test]
     fn incomplete_rules_are_found() {
-        check(
-            rule(
-                "cpu/a.rhai",
-                "//! Page.\nconst RULE = #{ id: \"cpu.a\" };\nfn test_fires(t) {}",
-            ),
-            &[],
-        );
+        check(rule("cpu/a.rhai", "//! Page.\nconst RULE = #{ id: \"cpu.a\" };\nfn test_fires(t) {}"), &[]);
         check(
             rule("cpu/a.rhai", "const RULE = #{ id: \"cpu.b\" };"),
             &["page", "must be \"cpu.a\"", "fn test_"],
         );
         let files = BTreeSet::from(["cpu/a.rhai".to_string(), "cpu/b.rhai".to_string()]);
         check(rules_are_listed(&files, &["cpu/a.rhai", "cpu/b.rhai"]), &[]);
-        let bad = [
-            "cpu/b.rhai: not listed",
-            "`cpu/c.rhai`, and no such",
-            "`cpu/a.rhai` twice",
-        ];
-        check(
-            rules_are_listed(&files, &["cpu/a.rhai", "cpu/c.rhai", "cpu/a.rhai"]),
-            &bad,
-        );
+        let bad = ["cpu/b.rhai: not listed", "`cpu/c.rhai`, and no such", "`cpu/a.rhai` twice"];
+        check(rules_are_listed(&files, &["cpu/a.rhai", "cpu/c.rhai", "cpu/a.rhai"]), &bad);
     }
 
     #[test]
     fn decisions_with_one_number_are_found() {
         let names = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
         check(decisions(&names(&["0001-a.md", "0002-b.md"])), &[]);
-        check(
-            decisions(&names(&["0001-a.md", "0001-b.md", "2-c.md"])),
-            &["same number", "2-c.md: call it"],
-        );
+        check(decisions(&names(&["0001-a.md", "0001-b.md", "2-c.md"])), &["same number", "2-c.md: call it"]);
     }
 
     #[test]

@@ -55,40 +55,25 @@ fn sources() -> Vec<Source> {
     }
     for source in &mut sources {
         let of = |module: &String| {
-            source
-                .path
-                .strip_prefix(module)
-                .is_some_and(|r| r == ".rs" || r.starts_with('/'))
+            source.path.strip_prefix(module).is_some_and(|r| r == ".rs" || r.starts_with('/'))
         };
         if tests.iter().any(of) {
             source.make_test();
         }
     }
-    assert!(
-        sources.len() > 10,
-        "only {} sources were found below {}",
-        sources.len(),
-        root().display()
-    );
+    assert!(sources.len() > 10, "only {} sources were found below {}", sources.len(), root().display());
     sources
 }
 
 /// The names of the files that stand directly in `dir` and end with `end`.
 fn names_in(dir: &str, end: &str) -> Vec<String> {
-    let below = files()
-        .into_iter()
-        .filter_map(|f| Some(f.strip_prefix(dir)?.strip_prefix('/')?.to_string()));
+    let below = files().into_iter().filter_map(|f| Some(f.strip_prefix(dir)?.strip_prefix('/')?.to_string()));
     below.filter(|f| f.ends_with(end) && !f.contains('/')).collect()
 }
 
 #[track_caller]
 fn none(problems: Vec<String>) {
-    assert!(
-        problems.is_empty(),
-        "{} to put right:\n  {}",
-        problems.len(),
-        problems.join("\n  ")
-    );
+    assert!(problems.is_empty(), "{} to put right:\n  {}", problems.len(), problems.join("\n  "));
 }
 
 #[test]
@@ -102,17 +87,8 @@ fn dependencies_point_one_way() {
     none(code::rhai_in_one_place(&sources()));
 
     let workspace: toml::Table = read("Cargo.toml").parse().unwrap();
-    let members = workspace["workspace"]["members"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter_map(|m| m.as_str());
-    let manifest = |dir: &str| {
-        (
-            dir.to_string(),
-            read(&format!("{dir}/Cargo.toml")).parse().unwrap(),
-        )
-    };
+    let members = workspace["workspace"]["members"].as_array().unwrap().iter().filter_map(|m| m.as_str());
+    let manifest = |dir: &str| (dir.to_string(), read(&format!("{dir}/Cargo.toml")).parse().unwrap());
     let manifests: Vec<files::Manifest> = members.chain(["."]).map(manifest).collect();
     for expected in ["event", "collectors", "engine", "rules"] {
         assert!(
@@ -121,9 +97,7 @@ fn dependencies_point_one_way() {
         );
     }
     none(files::manifests(&manifests));
-    none(files::engine_needs_no_runtime(
-        &read("Cargo.lock").parse().unwrap(),
-    ));
+    none(files::engine_needs_no_runtime(&read("Cargo.lock").parse().unwrap()));
 }
 
 #[test]
@@ -135,20 +109,16 @@ fn collectors_read_below_their_roots() {
 fn sources_are_documented_readable_and_finished() {
     none(code::habits(&sources()));
     let other = files().into_iter().filter(|f| {
-        [
-            ".rhai", ".toml", ".sh", ".c", ".yml", ".service", "justfile", ".ci/run",
-        ]
-        .iter()
-        .any(|e| f.ends_with(e))
+        [".rhai", ".toml", ".sh", ".c", ".yml", ".service", "justfile", ".ci/run"]
+            .iter()
+            .any(|e| f.ends_with(e))
     });
     none(other.flat_map(|f| code::unfinished(&f, 1, &read(&f))).collect());
 }
 
 #[test]
 fn built_in_rules_are_listed_documented_and_tested() {
-    let below = files()
-        .into_iter()
-        .filter_map(|f| f.strip_prefix("rules/").map(str::to_string));
+    let below = files().into_iter().filter_map(|f| f.strip_prefix("rules/").map(str::to_string));
     let files: BTreeSet<String> = below.filter(|f| f.ends_with(".rhai")).collect();
     let listed: Vec<&str> = whystall_rules::ALL.iter().map(|b| b.path).collect();
     none(files::rules_are_listed(&files, &listed));
@@ -183,10 +153,7 @@ fn ci_runs_what_the_readme_says() {
 fn every_fuzz_target_is_wired() {
     let manifest: toml::Table = read("fuzz/Cargo.toml").parse().unwrap();
     let bins = manifest["bin"].as_array().unwrap();
-    let declared: Vec<String> = bins
-        .iter()
-        .map(|b| format!("{}.rs", b["name"].as_str().unwrap()))
-        .collect();
+    let declared: Vec<String> = bins.iter().map(|b| format!("{}.rs", b["name"].as_str().unwrap())).collect();
     let targets = names_in("fuzz/targets", ".rs");
     assert_eq!(
         targets, declared,
@@ -194,9 +161,6 @@ fn every_fuzz_target_is_wired() {
     );
     for target in targets {
         let seeds = format!("fuzz/seeds/{}", target.trim_end_matches(".rs"));
-        assert!(
-            !names_in(&seeds, "").is_empty(),
-            "{seeds}/ has no file: add a few small valid inputs"
-        );
+        assert!(!names_in(&seeds, "").is_empty(), "{seeds}/ has no file: add a few small valid inputs");
     }
 }

@@ -43,14 +43,8 @@ impl Source {
     pub(super) fn new(path: &str, text: &str) -> Source {
         let mut tokens = lex(text);
         mark_tests(&mut tokens);
-        let mut source = Source {
-            path: path.into(),
-            text: text.into(),
-            tokens,
-        };
-        if path
-            .split('/')
-            .any(|part| matches!(part, "tests" | "tests.rs" | "benches" | "examples" | "fuzz"))
+        let mut source = Source { path: path.into(), text: text.into(), tokens };
+        if path.split('/').any(|part| matches!(part, "tests" | "tests.rs" | "benches" | "examples" | "fuzz"))
         {
             source.make_test();
         }
@@ -64,10 +58,7 @@ impl Source {
 
     /// The tokens that are neither comments nor test code.
     pub(super) fn code(&self) -> Vec<&Token> {
-        self.tokens
-            .iter()
-            .filter(|t| !t.test && t.kind != Kind::Comment)
-            .collect()
+        self.tokens.iter().filter(|t| !t.test && t.kind != Kind::Comment).collect()
     }
 
     /// The lines on which `pattern`, itself a piece of Rust, occurs in code that is no test.
@@ -110,11 +101,7 @@ impl Source {
 
     /// The names of modules in files of their own that are only compiled for tests.
     pub(super) fn test_modules(&self) -> Vec<&str> {
-        let code: Vec<&Token> = self
-            .tokens
-            .iter()
-            .filter(|t| t.test && t.kind != Kind::Comment)
-            .collect();
+        let code: Vec<&Token> = self.tokens.iter().filter(|t| t.test && t.kind != Kind::Comment).collect();
         let named = code.windows(3).filter(|w| w[0].text == "mod" && w[2].text == ";");
         named.map(|w| w[1].text.as_str()).collect()
     }
@@ -133,9 +120,7 @@ impl Source {
 fn occurrences(code: &[&Token], pattern: &str) -> Vec<usize> {
     let wanted = lex(pattern);
     let same = |a: &Token, b: &Token| a.kind == b.kind && a.text == b.text;
-    let hits = code
-        .windows(wanted.len().max(1))
-        .filter(|w| w.iter().zip(&wanted).all(|(a, b)| same(a, b)));
+    let hits = code.windows(wanted.len().max(1)).filter(|w| w.iter().zip(&wanted).all(|(a, b)| same(a, b)));
     hits.map(|w| w[0].line).collect()
 }
 
@@ -151,9 +136,7 @@ fn lex(text: &str) -> Vec<Token> {
             i += 1;
             continue;
         } else if at(i) == '/' && at(i + 1) == '/' {
-            i = (i..chars.len())
-                .find(|&n| chars[n] == '\n')
-                .unwrap_or(chars.len());
+            i = (i..chars.len()).find(|&n| chars[n] == '\n').unwrap_or(chars.len());
             (Kind::Comment, start..i)
         } else if at(i) == '/' && at(i + 1) == '*' {
             i = block_comment_end(&chars, i);
@@ -163,9 +146,7 @@ fn lex(text: &str) -> Vec<Token> {
             (Kind::Str, inner)
         } else if at(i) == '\'' && (at(i + 1) == '\\' || at(i + 2) == '\'') {
             // A character, not a lifetime. What is escaped may itself be a quote.
-            i = (i + 3..chars.len())
-                .find(|&n| chars[n - 1] == '\'')
-                .unwrap_or(chars.len());
+            i = (i + 3..chars.len()).find(|&n| chars[n - 1] == '\'').unwrap_or(chars.len());
             if at(start + 1) == '\\' && at(start + 2) == '\'' {
                 i = start + 4;
             }
@@ -179,16 +160,8 @@ fn lex(text: &str) -> Vec<Token> {
             i += 1;
             (Kind::Mark, start..i)
         };
-        tokens.push(Token {
-            line,
-            kind,
-            text: chars[inner].iter().collect(),
-            test: false,
-        });
-        line += chars[start..i.min(chars.len())]
-            .iter()
-            .filter(|c| **c == '\n')
-            .count();
+        tokens.push(Token { line, kind, text: chars[inner].iter().collect(), test: false });
+        line += chars[start..i.min(chars.len())].iter().filter(|c| **c == '\n').count();
     }
     tokens
 }
@@ -211,19 +184,12 @@ fn block_comment_end(chars: &[char], start: usize) -> usize {
 
 /// If a string literal begins at `start`: where its content is, and where it ends.
 fn string(chars: &[char], start: usize) -> Option<(std::ops::Range<usize>, usize)> {
-    let prefix = chars[start..]
-        .iter()
-        .take_while(|c| matches!(c, 'b' | 'c' | 'r'))
-        .count();
+    let prefix = chars[start..].iter().take_while(|c| matches!(c, 'b' | 'c' | 'r')).count();
     if start > 0 && (chars[start - 1].is_alphanumeric() || chars[start - 1] == '_') || prefix > 2 {
         return None;
     }
     let raw = chars[start..start + prefix].contains(&'r');
-    let hashes = if raw {
-        chars[start + prefix..].iter().take_while(|c| **c == '#').count()
-    } else {
-        0
-    };
+    let hashes = if raw { chars[start + prefix..].iter().take_while(|c| **c == '#').count() } else { 0 };
     let open = start + prefix + hashes;
     if chars.get(open) != Some(&'"') {
         return None;
@@ -243,9 +209,7 @@ fn string(chars: &[char], start: usize) -> Option<(std::ops::Range<usize>, usize
 
 /// Marks each item below `#[cfg(test)]` or `#[cfg(all(test, ...))]`, from the attribute to the item's end.
 fn mark_tests(tokens: &mut [Token]) {
-    let code: Vec<usize> = (0..tokens.len())
-        .filter(|&i| tokens[i].kind != Kind::Comment)
-        .collect();
+    let code: Vec<usize> = (0..tokens.len()).filter(|&i| tokens[i].kind != Kind::Comment).collect();
     let text = |n: usize| code.get(n).map_or("", |&i| tokens[i].text.as_str());
     let begins = |n: usize, with: &[&str]| with.iter().enumerate().all(|(k, w)| text(n + k) == *w);
     let (mut ranges, mut n) = (Vec::new(), 0);
@@ -301,26 +265,17 @@ fn h() { std::fs::read("/proc/x") }
     assert_eq!(source.find_anywhere("std::fs"), [5, 8]);
     assert_eq!(source.test_modules(), ["support"]);
     assert_eq!(source.lines_outside_tests(), 3);
-    let strings: Vec<_> = source
-        .tokens
-        .iter()
-        .filter(|t| t.kind == Kind::Str)
-        .map(|t| t.text.as_str())
-        .collect();
+    let strings: Vec<_> =
+        source.tokens.iter().filter(|t| t.kind == Kind::Str).map(|t| t.text.as_str()).collect();
     assert_eq!(strings, ["std::fs", "std::\"fs", "\\\"std::fs", "x", "/proc/x"]);
 }
 
 #[test]
 fn imports_in_braces_are_seen() {
-    let source = Source::new(
-        "a.rs",
-        "use std::{collections::{fs, HashMap}, env,\n fs::{self, File}, path as fs};",
-    );
+    let source =
+        Source::new("a.rs", "use std::{collections::{fs, HashMap}, env,\n fs::{self, File}, path as fs};");
     assert_eq!(source.uses_std("fs"), [2]);
     assert_eq!(source.uses_std("env"), [1]);
     assert!(source.uses_std("net").is_empty());
-    assert_eq!(
-        Source::new("a.rs", "fn f() { std::net::f() }").uses_std("net"),
-        [1]
-    );
+    assert_eq!(Source::new("a.rs", "fn f() { std::net::f() }").uses_std("net"), [1]);
 }

@@ -78,10 +78,8 @@ fn rt_hog(scene: &mut Scene<'_>) -> Result<Proof> {
     let hog = Kid::start("spin", None, &hog)?;
     scene.onset();
     scene.sleep(Duration::from_millis(4600))?;
-    let (waited, hog_ran) = (
-        SchedStat::read(victim.pid())?.since(&before),
-        SchedStat::read(hog.pid())?.run_ns as f64 / 1e6,
-    );
+    let (waited, hog_ran) =
+        (SchedStat::read(victim.pid())?.since(&before), SchedStat::read(hog.pid())?.run_ns as f64 / 1e6);
     let policy = policy_of(hog.pid())?;
     let reports = scene.finish(vec![hog, victim], Duration::from_secs(10))?;
     drop(away);
@@ -89,18 +87,9 @@ fn rt_hog(scene: &mut Scene<'_>) -> Result<Proof> {
     let wait_ms = waited.wait_ns as f64 / 1e6;
     scene.keep(group);
     Ok(Proof::default()
-        .must(
-            policy == libc::SCHED_FIFO as u64,
-            format!("the hog's policy is {policy} (1: FIFO)"),
-        )
-        .must(
-            hog_ran > 2500.0,
-            format!("it ran {hog_ran:.0} ms of 4600 on CPU {cpu}"),
-        )
-        .must(
-            wait_ms > 2000.0,
-            format!("the victim waited {wait_ms:.0} ms in {} slices", waited.slices),
-        )
+        .must(policy == libc::SCHED_FIFO as u64, format!("the hog's policy is {policy} (1: FIFO)"))
+        .must(hog_ran > 2500.0, format!("it ran {hog_ran:.0} ms of 4600 on CPU {cpu}"))
+        .must(wait_ms > 2000.0, format!("the victim waited {wait_ms:.0} ms in {} slices", waited.slices))
         .note(format!("late at worst {:.0} ms", number(&reports[1], "max_ms")?))
         .note(format!("sched_rt_runtime_us {}", throttle.trim())))
 }
@@ -109,11 +98,7 @@ fn rt_hog(scene: &mut Scene<'_>) -> Result<Proof> {
 fn policy_of(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("the hog's stat")?;
     let after_comm = text.rsplit_once(") ").context("stat without a comm")?.1;
-    after_comm
-        .split(' ')
-        .nth(41 - 3)
-        .and_then(|w| w.parse().ok())
-        .context("stat without a policy")
+    after_comm.split(' ').nth(41 - 3).and_then(|w| w.parse().ok()).context("stat without a policy")
 }
 
 /// 24 tasks that never sleep and a service that wakes every 40 ms to work 20 ms share one CPU and one cgroup, for 12 s.
@@ -126,11 +111,7 @@ pub(super) const CFS_OVERCOMMIT: Fault = Fault {
     expect: sched_delay(&["cpu.overcommit", "cpu.affinity"], SubjectPattern::CpuOrCgroup),
     available: |host| {
         host.needs("cpu")?;
-        if host.cpus.len() < 2 {
-            Err("needs two CPUs".into())
-        } else {
-            Ok(())
-        }
+        if host.cpus.len() < 2 { Err("needs two CPUs".into()) } else { Ok(()) }
     },
     run: cfs_overcommit,
 };
@@ -143,17 +124,10 @@ fn cfs_overcommit(scene: &mut Scene<'_>) -> Result<Proof> {
     let victim = settings![cpu = cpu, for_ms = 12_500, period_ms = 40, work_ms = 20];
     let mut kids = vec![Kid::start("waker", Some(&group), &victim)?];
     for _ in 0..24 {
-        kids.push(Kid::start(
-            "spin",
-            Some(&group),
-            &settings![cpu = cpu, for_ms = 12_000],
-        )?);
+        kids.push(Kid::start("spin", Some(&group), &settings![cpu = cpu, for_ms = 12_000])?);
     }
     scene.onset();
-    let before = kids
-        .iter()
-        .map(|k| SchedStat::read(k.pid()))
-        .collect::<Result<Vec<_>>>()?;
+    let before = kids.iter().map(|k| SchedStat::read(k.pid())).collect::<Result<Vec<_>>>()?;
     scene.sleep(Duration::from_secs(11))?;
     let mut waits = Vec::new();
     for (kid, before) in kids.iter().zip(&before) {
@@ -166,15 +140,8 @@ fn cfs_overcommit(scene: &mut Scene<'_>) -> Result<Proof> {
     let median = hogs[hogs.len() / 2];
     scene.keep(group);
     Ok(Proof::default()
-        .must(
-            median > 50.0,
-            format!("hogs waited {median:.0} ms a slice (median of 24)"),
-        )
-        .note(format!(
-            "the victim {:.0} ms a slice, {} slices",
-            victim.wait_ms_per_slice(),
-            victim.slices
-        ))
+        .must(median > 50.0, format!("hogs waited {median:.0} ms a slice (median of 24)"))
+        .note(format!("the victim {:.0} ms a slice, {} slices", victim.wait_ms_per_slice(), victim.slices))
         .note(format!(
             "its 20 ms of work were late by {:.0} ms, at worst {:.0} ms",
             number(&reports[0], "p50_ms")?,
@@ -197,11 +164,8 @@ fn cpu_quota(scene: &mut Scene<'_>) -> Result<Proof> {
     let group = scene.cgroup()?;
     group.limit_cpu(20_000, 100_000)?;
     let (start, before) = (Snapshot::take(), group.throttled()?);
-    let mut kids = vec![Kid::start(
-        "waker",
-        Some(&group),
-        &settings![for_ms = 12_000, period_ms = 10, work_ms = 1],
-    )?];
+    let mut kids =
+        vec![Kid::start("waker", Some(&group), &settings![for_ms = 12_000, period_ms = 10, work_ms = 1])?];
     for _ in 0..2 {
         kids.push(Kid::start("spin", Some(&group), &settings![for_ms = 12_000])?);
     }
@@ -217,10 +181,7 @@ fn cpu_quota(scene: &mut Scene<'_>) -> Result<Proof> {
             throttled * 2 > periods && throttled > 20,
             format!("{throttled} of {periods} periods throttled"),
         )
-        .note(format!(
-            "throttled for {} ms in {seconds:.1} s",
-            now.ms - before.ms
-        ))
+        .note(format!("throttled for {} ms in {seconds:.1} s", now.ms - before.ms))
         .note(format!(
             "the victim's 1 ms late by {:.0} ms, at worst {:.0} ms",
             number(&reports[0], "p50_ms")?,

@@ -21,17 +21,7 @@ pub(super) const MEMCG_LIMIT: Fault = Fault {
     name: "memcg_limit",
     expect: AT_LIMIT,
     available: limit_available,
-    run: |scene| {
-        at_limit(
-            scene,
-            Pressure {
-                limit_mib: 256,
-                anon_mib: 128,
-                file_mib: 384,
-                victim_mib: 8,
-            },
-        )
-    },
+    run: |scene| at_limit(scene, Pressure { limit_mib: 256, anon_mib: 128, file_mib: 384, victim_mib: 8 }),
 };
 
 /// A container with a 64 MiB limit reads and writes a 512 MiB file and holds next to no anonymous memory: the limit is
@@ -42,17 +32,7 @@ pub(super) const MEMCG_LIMIT_CACHE_ONLY: Fault = Fault {
     name: "memcg_limit_cache_only",
     expect: AT_LIMIT,
     available: limit_available,
-    run: |scene| {
-        at_limit(
-            scene,
-            Pressure {
-                limit_mib: 64,
-                anon_mib: 0,
-                file_mib: 512,
-                victim_mib: 1,
-            },
-        )
-    },
+    run: |scene| at_limit(scene, Pressure { limit_mib: 64, anon_mib: 0, file_mib: 512, victim_mib: 1 }),
 };
 
 const AT_LIMIT: Expect = Expect::Verdict {
@@ -82,48 +62,22 @@ fn at_limit(scene: &mut Scene<'_>, p: Pressure) -> Result<Proof> {
     group.limit_memory(p.limit_mib)?;
     let file = scene.dir()?.join("scratch").display().to_string();
     let (before, hits_before) = (Snapshot::take(), group.limit_hits()?);
-    let churn = settings![
-        for_ms = 12_000,
-        anon_mib = p.anon_mib,
-        file_mib = p.file_mib,
-        file = file
-    ];
+    let churn = settings![for_ms = 12_000, anon_mib = p.anon_mib, file_mib = p.file_mib, file = file];
     let churn = Kid::start("churn", Some(&group), &churn)?;
-    let victim = Kid::start(
-        "alloc",
-        Some(&group),
-        &settings![for_ms = 12_000, anon_mib = p.victim_mib],
-    )?;
-    scene.onset_when("the memory limit", Duration::from_secs(5), || {
-        Ok(group.limit_hits()? > hits_before)
-    })?;
+    let victim = Kid::start("alloc", Some(&group), &settings![for_ms = 12_000, anon_mib = p.victim_mib])?;
+    scene.onset_when("the memory limit", Duration::from_secs(5), || Ok(group.limit_hits()? > hits_before))?;
     let reports = scene.finish(vec![churn, victim], Duration::from_secs(20))?;
     let (delta, hits) = (Snapshot::take().since(&before), group.limit_hits()? - hits_before);
     let (read, worst) = (number(&reports[0], "read_mib")?, number(&reports[1], "max_ms")?);
     let (p50, allocstall) = (number(&reports[1], "p50_ms")?, delta.vmstat("allocstall"));
     scene.keep(group);
     Ok(Proof::default()
-        .must(
-            hits >= 1000,
-            format!("limit hits +{hits} in {:.1} s", delta.seconds),
-        )
-        .must(
-            (allocstall as f64) < delta.seconds * 50.0,
-            format!("host allocstall +{allocstall}"),
-        )
-        .note(format!(
-            "psi memory {:.1} %",
-            delta.psi_percent("memory").unwrap_or(f64::NAN)
-        ))
-        .note(format!(
-            "workingset_refault_file +{}",
-            delta.vmstat("workingset_refault_file")
-        ))
+        .must(hits >= 1000, format!("limit hits +{hits} in {:.1} s", delta.seconds))
+        .must((allocstall as f64) < delta.seconds * 50.0, format!("host allocstall +{allocstall}"))
+        .note(format!("psi memory {:.1} %", delta.psi_percent("memory").unwrap_or(f64::NAN)))
+        .note(format!("workingset_refault_file +{}", delta.vmstat("workingset_refault_file")))
         .note(format!("{read} MiB read"))
-        .note(format!(
-            "victim's {} MiB took {p50:.1} ms, at worst {worst:.0} ms",
-            p.victim_mib
-        )))
+        .note(format!("victim's {} MiB took {p50:.1} ms, at worst {worst:.0} ms", p.victim_mib)))
 }
 
 /// A process touches 256 MiB of anonymous memory in a container limited to 64 MiB without swap: the kernel kills it.
@@ -155,25 +109,13 @@ fn oom_kill(scene: &mut Scene<'_>) -> Result<Proof> {
     group.limit_memory(64)?;
     let (before, kills_before) = (Snapshot::take(), group.oom_kills()?);
     let mut kid = Kid::start("touch", Some(&group), &settings![for_ms = 10_000, anon_mib = 256])?;
-    scene.onset_when("the OOM kill", Duration::from_secs(10), || {
-        Ok(group.oom_kills()? > kills_before)
-    })?;
+    scene.onset_when("the OOM kill", Duration::from_secs(10), || Ok(group.oom_kills()? > kills_before))?;
     let signal = kid.wait(Duration::from_secs(10))?.signal();
     let (delta, kills) = (Snapshot::take().since(&before), group.oom_kills()? - kills_before);
-    ensure!(
-        signal == Some(libc::SIGKILL),
-        "the child ended by signal {signal:?}, not by the OOM killer"
-    );
+    ensure!(signal == Some(libc::SIGKILL), "the child ended by signal {signal:?}, not by the OOM killer");
     scene.keep(group);
     Ok(Proof::default()
         .must(kills >= 1, format!("the group's oom_kill +{kills}"))
-        .must(
-            delta.vmstat("oom_kill") >= 1,
-            format!("vmstat oom_kill +{}", delta.vmstat("oom_kill")),
-        )
-        .note(format!(
-            "pid {} ended by SIGKILL after {:.2} s",
-            kid.pid(),
-            delta.seconds
-        )))
+        .must(delta.vmstat("oom_kill") >= 1, format!("vmstat oom_kill +{}", delta.vmstat("oom_kill")))
+        .note(format!("pid {} ended by SIGKILL after {:.2} s", kid.pid(), delta.seconds)))
 }

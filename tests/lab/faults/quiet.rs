@@ -53,44 +53,28 @@ fn live_cgroups(scene: &mut Scene<'_>) -> Result<Proof> {
     while parent.dying()? > before && removed.elapsed() < Duration::from_secs(10) {
         scene.sleep(Duration::from_millis(20))?;
     }
-    let (stay, gone_s) = (
-        parent.dying()?.saturating_sub(before),
-        removed.elapsed().as_secs_f64(),
-    );
+    let (stay, gone_s) = (parent.dying()?.saturating_sub(before), removed.elapsed().as_secs_f64());
     scene.keep(parent);
-    Ok(Proof::default()
-        .must(groups.len() == 500, "500 cgroups made and removed")
-        .note(format!(
-            "zombies +{while_live} while live, +{peak} just after removal, +{stay} after {gone_s:.2} s"
-        )))
+    Ok(Proof::default().must(groups.len() == 500, "500 cgroups made and removed").note(format!(
+        "zombies +{while_live} while live, +{peak} just after removal, +{stay} after {gone_s:.2} s"
+    )))
 }
 
 /// A nice-19 batch job on every CPU for 20 s: all CPU time used, nobody hurt.
 ///
 /// Bounds: one process a CPU. Proof: CPU pressure; each child's CPU share is bounded by what others leave.
-pub(super) const NICE_BATCH: Fault = Fault {
-    name: "quiet_nice19",
-    expect: Expect::Silence,
-    available: |_| Ok(()),
-    run: nice_batch,
-};
+pub(super) const NICE_BATCH: Fault =
+    Fault { name: "quiet_nice19", expect: Expect::Silence, available: |_| Ok(()), run: nice_batch };
 
 fn nice_batch(scene: &mut Scene<'_>) -> Result<Proof> {
     let before = Snapshot::take();
     let mut kids = Vec::new();
     for cpu in &scene.host.cpus {
-        kids.push(Kid::start(
-            "spin",
-            None,
-            &settings![cpu = cpu, nice = 19, for_ms = LOAD.as_millis()],
-        )?);
+        kids.push(Kid::start("spin", None, &settings![cpu = cpu, nice = 19, for_ms = LOAD.as_millis()])?);
     }
     let count = kids.len();
     scene.finish(kids, LOAD + Duration::from_secs(5))?;
-    Ok(Proof::default().note(format!(
-        "{count} tasks at nice 19: {}",
-        Snapshot::take().since(&before)
-    )))
+    Ok(Proof::default().note(format!("{count} tasks at nice 19: {}", Snapshot::take().since(&before))))
 }
 
 /// Short processes as a parallel build starts them: two a CPU at a time, each with 8 MiB of memory, 30 ms of CPU time
@@ -117,11 +101,7 @@ fn compile_burst(scene: &mut Scene<'_>) -> Result<Proof> {
             };
             if free {
                 let file = dir.join(format!("object-{i}")).display().to_string();
-                *slot = Some(Kid::start(
-                    "job",
-                    None,
-                    &settings![work_ms = 30, anon_mib = 8, file = file],
-                )?);
+                *slot = Some(Kid::start("job", None, &settings![work_ms = 30, anon_mib = 8, file = file])?);
                 done += 1;
             }
         }
@@ -129,9 +109,7 @@ fn compile_burst(scene: &mut Scene<'_>) -> Result<Proof> {
     }
     drop(slots);
     let delta = Snapshot::take().since(&before);
-    Ok(Proof::default()
-        .must(done > 50, format!("{done} processes"))
-        .note(delta.to_string()))
+    Ok(Proof::default().must(done > 50, format!("{done} processes")).note(delta.to_string()))
 }
 
 /// A large file is written, synced and copied: 1 GiB each, 2 GiB in all, stopped after 22 s.
@@ -154,9 +132,6 @@ fn file_copy(scene: &mut Scene<'_>) -> Result<Proof> {
     let (written, copied) = (number(&report, "written_mib")?, number(&report, "copied_mib")?);
     let delta = Snapshot::take().since(&before);
     Ok(Proof::default()
-        .must(
-            written + copied >= 256.0,
-            format!("{written} MiB written, {copied} MiB copied"),
-        )
+        .must(written + copied >= 256.0, format!("{written} MiB written, {copied} MiB copied"))
         .note(delta.to_string()))
 }

@@ -49,10 +49,7 @@ fn operator_reclaim(scene: &mut Scene<'_>) -> Result<Proof> {
     Ok(Proof::default()
         .must(
             held >= 64 && dropped * 10 >= held * 8,
-            format!(
-                "{dropped} of {held} MiB reclaimed in five turns, {} ms in all",
-                took.as_millis()
-            ),
+            format!("{dropped} of {held} MiB reclaimed in five turns, {} ms in all", took.as_millis()),
         )
         .must(hits == 0, format!("limit hits +{hits}")))
 }
@@ -64,12 +61,8 @@ fn operator_reclaim(scene: &mut Scene<'_>) -> Result<Proof> {
 /// of memory still free and nobody comes near the `min` watermark. More would evict so much that others' files are read
 /// again all the time, which is pressure indeed.
 /// Bounds: 25 s; only clean page cache. Proof: `pgscan_kswapd` rises, `allocstall` stays below 50 a second.
-pub(super) const KSWAPD_ONLY: Fault = Fault {
-    name: "quiet_kswapd",
-    expect: Expect::Silence,
-    available: kswapd_available,
-    run: kswapd_only,
-};
+pub(super) const KSWAPD_ONLY: Fault =
+    Fault { name: "quiet_kswapd", expect: Expect::Silence, available: kswapd_available, run: kswapd_only };
 
 const WATERMARKS: &str = "/proc/sys/vm/watermark_scale_factor";
 const ENOUGH_SCANNED: u64 = 100_000;

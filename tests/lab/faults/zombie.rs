@@ -73,15 +73,9 @@ fn zombie_growth(scene: &mut Scene<'_>) -> Result<Proof> {
     let stays = parent.dying()?.saturating_sub(start);
     scene.keep(parent);
     Ok(Proof::default()
-        .must(
-            grown >= 40,
-            format!("zombies {start} → {} in {took:.1} s", start + grown),
-        )
+        .must(grown >= 40, format!("zombies {start} → {} in {took:.1} s", start + grown))
         .note(format!("parent's page cache {cache} KiB"))
-        .note(format!(
-            "{stays} stay {:.1} s after the files were dropped",
-            freed.elapsed().as_secs_f64()
-        )))
+        .note(format!("{stays} stay {:.1} s after the files were dropped", freed.elapsed().as_secs_f64())))
 }
 
 /// Writes the jobs' log files and drops them from the cache: they were charged to the lab, and must be charged to the
@@ -90,13 +84,8 @@ fn make_logs(dir: &Path) -> Result<Vec<(PathBuf, File)>> {
     let mut logs = Vec::new();
     for i in 0..JOBS {
         let path = dir.join(format!("job-{i}.log"));
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)?;
-        file.write_all(&[b'.'; 16 << 10])
-            .with_context(|| format!("{path:?}"))?;
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        file.write_all(&[b'.'; 16 << 10]).with_context(|| format!("{path:?}"))?;
         file.sync_all().with_context(|| format!("{path:?}"))?;
         sys::drop_cache(&file).with_context(|| format!("dropping {path:?} from the cache"))?;
         logs.push((path, file));
@@ -108,11 +97,7 @@ fn make_logs(dir: &Path) -> Result<Vec<(PathBuf, File)>> {
 fn run_job(parent: &Cgroup, i: usize, log: &Path) -> Result<()> {
     let group = parent.memory_child(&format!("job-{i}"))?;
     let join = group.join("cgroup.procs").display().to_string();
-    let job = Kid::start(
-        "read",
-        None,
-        &settings![for_ms = 5000, join = join, file = log.display()],
-    )?;
+    let job = Kid::start("read", None, &settings![for_ms = 5000, join = join, file = log.display()])?;
     job.finish(Duration::from_secs(5))?;
     fs::remove_dir(&group).with_context(|| format!("removing cgroup {group:?}"))
 }

@@ -11,6 +11,9 @@ use super::{At, RESERVED_WINDOWS, Shape, Take, WindowDecl};
 use crate::schema::Schema;
 use crate::window::{self, Calc};
 
+/// Windows that a rule may have: each is a column over all subjects of a kind.
+const MAX_WINDOWS: usize = 64;
+
 pub(super) fn read_windows(
     t: &mut Taker<'_>,
     subjects: &[SubjectKind],
@@ -23,6 +26,11 @@ pub(super) fn read_windows(
         report.add(Code::BadValue, lit.at, format!("`windows` must be a map, not {}", lit.value.kind()));
         return out;
     };
+    if entries.len() > MAX_WINDOWS {
+        let message = format!("this declares {} windows; a rule may have {MAX_WINDOWS}", entries.len());
+        report.add(Code::BadValue, lit.at, message);
+        return out;
+    }
     for (name, at, lit) in entries {
         if RESERVED_WINDOWS.contains(&name.as_str()) {
             report.add(

@@ -23,6 +23,9 @@ use crate::window::Limits;
 use plan::{Plan, plan};
 pub(crate) use record::{Script, register};
 
+/// Operations that all tests of a file may use: seconds.
+const MAX_OPERATIONS: u64 = 20_000_000;
+
 /// The result of one test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TestOutcome {
@@ -60,6 +63,7 @@ pub(crate) fn check(rule: &Rule, sandbox: &Sandbox, schema: &Schema, report: &mu
 /// Runs the tests of a rule. `text` is the file's text, needed where a test sets params.
 pub fn run_tests(rule: &Rc<Rule>, text: &str, sandbox: &Rc<Sandbox>, schema: &Schema) -> Vec<TestOutcome> {
     let streams = schema_of(rule, schema);
+    let until = sandbox.operations().saturating_add(MAX_OPERATIONS);
     rule.tests
         .iter()
         .map(|name| {
@@ -68,7 +72,7 @@ pub fn run_tests(rule: &Rc<Rule>, text: &str, sandbox: &Rc<Sandbox>, schema: &Sc
                 Err(e) => vec![(e.position().into(), explain(&e))],
                 Ok(()) => match plan(&script.0.borrow(), &streams) {
                     Err(problems) => problems,
-                    Ok(plan) => run(rule, text, sandbox, schema, &plan),
+                    Ok(plan) => run(rule, text, sandbox, schema, &plan, until),
                 },
             };
             TestOutcome {
@@ -87,6 +91,7 @@ fn run(
     sandbox: &Rc<Sandbox>,
     schema: &Schema,
     plan: &Plan,
+    until: u64,
 ) -> Vec<(Place, String)> {
     let rule = if plan.params.is_empty() {
         rule.clone()
@@ -108,13 +113,16 @@ fn run(
     let config = EngineConfig { interval_ns: plan.interval, limits: Limits::default(), facts };
     let mut engine = Engine::new(config, sandbox.clone());
     engine.load(vec![rule.clone()]);
-    let stamp = |tick: usize| Stamp {
-        boot_ns: 1_000 * SEC + tick as u64 * plan.interval,
-        wall_ns: 1_767_225_600 * SEC + tick as u64 * plan.interval,
+    let stamp = |tick: usize| {
+        let passed = plan.interval.saturating_mul(tick as u64);
+        Stamp {
+            boot_ns: passed.saturating_add(1_000 * SEC),
+            wall_ns: passed.saturating_add(1_767_225_600 * SEC),
+        }
     };
     let mut failures = Vec::new();
     let mut fired: Vec<Subject> = Vec::new();
-    let mut next = 0;
+    let (mut next, mut asked) = (0, 0);
     for tick in 0..plan.ticks {
         let at = stamp(tick);
         while let Some((t, input)) = plan.batches.get(next)
@@ -133,14 +141,17 @@ fn run(
                 fired.push(f.subject.clone());
             }
         }
-        let elapsed = tick as u64 * plan.interval;
-        for (when, e) in &plan.expectations {
-            // An expectation between two ticks looks at the later one.
-            if when.div_ceil(plan.interval) * plan.interval == elapsed
-                && let Err(why) = e.met(&findings, &fired, &rule)
-            {
+        while let Some((t, e)) = plan.expectations.get(asked)
+            && *t <= tick
+        {
+            if let Err(why) = e.met(&findings, &fired, &rule) {
                 failures.push((e.place, format!("at {}: {why}", e.at)));
             }
+            asked += 1;
+        }
+        if sandbox.operations() > until {
+            failures.push((Place::default(), "the tests of this file use too many operations".into()));
+            break;
         }
     }
     failures

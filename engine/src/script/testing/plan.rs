@@ -12,13 +12,16 @@ use super::record::{Expectation, Occurrence, Recorded, Series};
 
 /// Ticks a test may run.
 const MAX_TICKS: usize = 100_000;
+/// Values of all its series and events; three series of a day.
+const MAX_VALUES: usize = 300_000;
 
 /// One input, resolved: at tick `n`, this batch.
 pub(super) struct Plan {
     pub(super) interval: u64,
     pub(super) params: Vec<(String, ParamValue)>,
     pub(super) batches: Vec<(usize, Input)>,
-    pub(super) expectations: Vec<(u64, Expectation)>,
+    /// By the tick that they look at: one between two ticks looks at the later.
+    pub(super) expectations: Vec<(usize, Expectation)>,
     pub(super) ticks: usize,
 }
 
@@ -51,6 +54,11 @@ pub(super) fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan,
     let mut batches = Vec::new();
     for s in &recorded.series {
         match series(s, streams) {
+            Ok(list) if batches.len() + list.len() > MAX_VALUES => {
+                problems
+                    .push((s.place, format!("the series of a test may have {MAX_VALUES} values together")));
+                break;
+            }
             Ok(list) => batches.extend(list),
             Err(e) => problems.push((s.place, e)),
         }
@@ -64,22 +72,23 @@ pub(super) fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan,
     let mut expectations = Vec::new();
     for e in &recorded.expectations {
         match parse_duration(&e.at) {
-            Ok(at) => expectations.push((at, e.clone())),
+            Ok(at) => expectations.push((at.div_ceil(interval) as usize, e.clone())),
             Err(why) => problems.push((e.place, why)),
         }
         if let Some(Err(why)) = e.on.as_deref().map(str::parse::<Subject>) {
             problems.push((e.place, why.to_string()));
         }
     }
-    let end = expectations.iter().map(|(at, _)| at.div_ceil(interval)).max().unwrap_or(0);
-    if end as usize > MAX_TICKS {
+    let end = expectations.iter().map(|(tick, _)| *tick).max().unwrap_or(0);
+    if end > MAX_TICKS {
         problems.push((Place::default(), format!("a test may run for {MAX_TICKS} ticks")));
     }
     if !problems.is_empty() {
         return Err(problems);
     }
     batches.sort_by_key(|(tick, _)| *tick);
-    Ok(Plan { interval, params: recorded.params.clone(), batches, expectations, ticks: end as usize + 1 })
+    expectations.sort_by_key(|(tick, _)| *tick);
+    Ok(Plan { interval, params: recorded.params.clone(), batches, expectations, ticks: end + 1 })
 }
 
 /// `stream.field{label=value, …}`
@@ -120,7 +129,8 @@ fn resolve(spec: &str, streams: &[Arc<Stream>]) -> Result<(Input, Option<usize>)
         if kind.is_none() && text.is_none() {
             return Err(format!("`{}` has no text field `{k}`, and it is not about a {k}", stream.name));
         }
-        if let Some(kind) = kind {
+        // The first label that can be the subject is it; further ones are texts, such as a waiting task's cgroup.
+        if let (Some(kind), None) = (kind, &subject) {
             subject = Some(Subject::from_parts(kind, v).map_err(|e| e.to_string())?);
         }
         texts.extend(text.map(|i| (i, v.to_string())));

@@ -3,13 +3,16 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use rhai::{Dynamic, Engine as Rhai, EvalAltResult, Map, NativeCallContext};
+use rhai::{Dynamic, Engine as Rhai, EvalAltResult, ImmutableString, Map, NativeCallContext};
+use whystall_event::MAX_FIELDS;
 
 use super::super::diag::Place;
 use super::super::manifest::ParamValue;
 
-/// Series and events of a test.
+/// Series, events and expectations of a test.
 const MAX_INPUTS: usize = 1_000;
+/// Bytes of all their texts.
+const MAX_TEXTS: usize = 1 << 20;
 
 #[derive(Debug, Clone)]
 pub(super) struct Series {
@@ -28,8 +31,8 @@ pub(super) struct Occurrence {
 
 #[derive(Debug, Clone)]
 pub(super) struct Expectation {
-    pub(super) at: String,
-    pub(super) on: Option<String>,
+    pub(super) at: ImmutableString,
+    pub(super) on: Option<ImmutableString>,
     pub(super) what: Want,
     pub(super) text: String,
     pub(super) place: Place,
@@ -56,6 +59,23 @@ pub(super) struct Recorded {
     pub(super) expectations: Vec<Expectation>,
     pub(super) params: Vec<(String, ParamValue)>,
     pub(super) interval: Option<(String, Place)>,
+    asked: usize,
+    texts: usize,
+}
+
+impl Recorded {
+    /// Counts one more thing that the test asks for, with its texts.
+    fn room(&mut self, texts: &[&str]) -> Fallible<()> {
+        self.asked += 1;
+        self.texts += texts.iter().map(|t| t.len()).sum::<usize>();
+        if self.asked > MAX_INPUTS {
+            Err(format!("a test may ask for {MAX_INPUTS} things").into())
+        } else if self.texts > MAX_TEXTS {
+            Err("a test may have 1 MiB of series and other texts".into())
+        } else {
+            Ok(())
+        }
+    }
 }
 
 /// `t`
@@ -65,20 +85,12 @@ pub(crate) struct Script(pub(super) Rc<RefCell<Recorded>>);
 /// `t.at(…)`
 #[derive(Debug, Clone)]
 pub(crate) struct Checkpoint {
-    pub(super) script: Script,
-    pub(super) at: String,
-    pub(super) on: Option<String>,
+    script: Script,
+    at: ImmutableString,
+    on: Option<ImmutableString>,
 }
 
 type Fallible<T> = Result<T, Box<EvalAltResult>>;
-
-fn room(n: usize) -> Fallible<()> {
-    if n < MAX_INPUTS {
-        Ok(())
-    } else {
-        Err(format!("a test may have {MAX_INPUTS} inputs and expectations").into())
-    }
-}
 
 /// Adds `t` to an engine.
 pub(crate) fn register(e: &mut Rhai) {
@@ -88,7 +100,7 @@ pub(crate) fn register(e: &mut Rhai) {
         "series",
         |c: NativeCallContext, t: &mut Script, spec: &str, values: &str| -> Fallible<()> {
             let mut r = t.0.borrow_mut();
-            room(r.series.len())?;
+            r.room(&[spec, values])?;
             let place = c.call_position().into();
             r.series.push(Series { spec: spec.into(), values: values.into(), place });
             Ok(())
@@ -108,13 +120,18 @@ pub(crate) fn register(e: &mut Rhai) {
     });
     e.register_fn("param", |t: &mut Script, name: &str, value: Dynamic| -> Fallible<()> {
         let value = param_value(&value).ok_or("a param is a number, true, false or a string")?;
-        t.0.borrow_mut().params.push((name.into(), value));
+        let mut r = t.0.borrow_mut();
+        r.room(&[name, if let ParamValue::Text(s) = &value { s } else { "" }])?;
+        r.params.push((name.into(), value));
         Ok(())
     });
-    e.register_fn("at", |t: &mut Script, at: &str| Checkpoint { script: t.clone(), at: at.into(), on: None });
-    e.register_fn("on", |c: &mut Checkpoint, subject: &str| Checkpoint {
-        on: Some(subject.into()),
-        ..c.clone()
+    e.register_fn("at", |t: &mut Script, at: ImmutableString| -> Fallible<Checkpoint> {
+        t.0.borrow_mut().room(&[&at])?;
+        Ok(Checkpoint { script: t.clone(), at, on: None })
+    });
+    e.register_fn("on", |c: &mut Checkpoint, subject: ImmutableString| -> Fallible<Checkpoint> {
+        c.script.0.borrow_mut().room(&[&subject])?;
+        Ok(Checkpoint { on: Some(subject), ..c.clone() })
     });
     for (name, want) in [
         ("expect", Want::State),
@@ -132,7 +149,7 @@ pub(crate) fn register(e: &mut Rhai) {
             name,
             move |c: NativeCallContext, p: &mut Checkpoint, text: &str| -> Fallible<Checkpoint> {
                 let mut r = p.script.0.borrow_mut();
-                room(r.expectations.len())?;
+                r.room(&[text])?;
                 let (at, on, place) = (p.at.clone(), p.on.clone(), c.call_position().into());
                 r.expectations.push(Expectation { at, on, what: want, text: text.into(), place });
                 drop(r);
@@ -157,7 +174,10 @@ fn param_value(d: &Dynamic) -> Option<ParamValue> {
 impl Script {
     fn event(&mut self, at: &str, spec: &str, m: &Map, place: Place) -> Fallible<()> {
         let mut r = self.0.borrow_mut();
-        room(r.events.len())?;
+        r.room(&[at, spec])?;
+        if m.len() > MAX_FIELDS {
+            return Err(format!("an event has {MAX_FIELDS} values at most").into());
+        }
         let mut numbers = Vec::new();
         for (k, v) in m {
             match param_value(v) {

@@ -142,6 +142,12 @@ impl Checker<'_, '_> {
             return t;
         }
         if let Ty::Any = base {
+            // Whatever it is, nothing has other methods. Rhai's own reach further than limits on sizes and operations
+            // do: one `replace` can make a text of 256 MiB, one `dedup` compares everything with everything.
+            if !natives::is_method(name) {
+                self.report.add(Code::UnknownFunction, at, format!("nothing has a method `{name}`"));
+                self.report.suggest(name, natives::method_names());
+            }
             return Ty::Any;
         }
         // Rhai also allows one's own functions as methods through `this`; rules do without.

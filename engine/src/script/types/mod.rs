@@ -42,6 +42,7 @@ pub(crate) fn check(functions: &Functions, manifest: &Manifest, report: &mut Rep
         visited: HashSet::new(),
         called: HashSet::new(),
         returns: Vec::new(),
+        nesting: 0,
     };
     let mut defs: Vec<&Function> = functions.values().collect();
     defs.sort_by_key(|d| (Place::from(d.at), d.name.clone()));
@@ -100,6 +101,12 @@ pub(crate) fn check(functions: &Functions, manifest: &Manifest, report: &mut Rep
     c.facts
 }
 
+/// Statements and expressions within each other, through calls of helpers too, that are looked into: the stack has an
+/// end. What is deeper fails when it runs.
+const MAX_NESTING: usize = 200;
+/// Helpers are checked anew for each combination of their arguments' types, but only so often.
+const MAX_VISITED: usize = 256;
+
 struct Checker<'a, 'r> {
     functions: &'a Functions,
     manifest: &'a Manifest,
@@ -111,6 +118,7 @@ struct Checker<'a, 'r> {
     called: HashSet<(String, usize)>,
     /// Types of the `return`s of the function being checked.
     returns: Vec<Ty>,
+    nesting: usize,
 }
 
 impl Checker<'_, '_> {
@@ -119,7 +127,7 @@ impl Checker<'_, '_> {
     }
 
     fn function(&mut self, def: &Function, args: &[Ty]) -> Ty {
-        if !self.visited.insert((def.name.to_string(), args.to_vec())) {
+        if self.visited.len() >= MAX_VISITED || !self.visited.insert((def.name.to_string(), args.to_vec())) {
             return Ty::Any;
         }
         let scope = def.params.iter().map(|p| p.to_string()).zip(args.iter().copied()).collect();
@@ -150,6 +158,24 @@ impl Checker<'_, '_> {
     }
 
     fn statement(&mut self, s: &Stmt) -> Ty {
+        self.nested(|c| c.statement_within(s))
+    }
+
+    fn expr(&mut self, e: &Expr) -> Ty {
+        self.nested(|c| c.expr_within(e))
+    }
+
+    fn nested(&mut self, check: impl FnOnce(&mut Self) -> Ty) -> Ty {
+        if self.nesting >= MAX_NESTING {
+            return Ty::Any;
+        }
+        self.nesting += 1;
+        let t = check(self);
+        self.nesting -= 1;
+        t
+    }
+
+    fn statement_within(&mut self, s: &Stmt) -> Ty {
         match s {
             Stmt::Var(v, ..) => {
                 let t = self.expr(&v.1);
@@ -238,7 +264,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn expr(&mut self, e: &Expr) -> Ty {
+    fn expr_within(&mut self, e: &Expr) -> Ty {
         let at = e.start_position();
         match e {
             Expr::FloatConstant(..) => Ty::Num,

@@ -1,0 +1,154 @@
+//! `check`, `test`, `rules` and `doctor` on the built-in rules and on files of our own.
+
+use std::path::Path;
+
+use crate::program::{run, whystall};
+
+const BROKEN: &str = "//! A page.\nconst RULE = #{ id: \"my.rule\", api: 1, severity: \"loud\", subject: \"host\",\n  \
+     windows: #{ a: #{ of: \"vmstat.pgscan_dircet\", calc: \"rate\", over: \"10s\" } } };\nfn enter(w, p) { w.a.value > 1.0 }\n";
+
+#[test]
+fn built_in_rules_check_and_pass() {
+    run(&["check"]).exits(0).prints(&["0 errors"]);
+    run(&["test"]).exits(0).prints(&["passed, 0 failed"]);
+    let rules = run(&["rules", "list"]).exits(0);
+    let ids: Vec<&str> = rules.stdout.lines().skip(1).filter_map(|l| l.split(' ').next()).collect();
+    assert!(ids.contains(&"memory.direct_reclaim_burst"), "{ids:?}");
+    for id in ids {
+        run(&["rules", "show", id]).exits(0).prints(&[id, "causes", "Windows"]);
+    }
+}
+
+#[test]
+fn every_problem_of_a_file_is_told_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.rhai");
+    std::fs::write(&path, BROKEN).unwrap();
+    let file = path.to_str().unwrap();
+    run(&["check", file]).exits(1).prints(&[
+        "error[R007]",
+        "broken.rhai:3:",
+        "did you mean `vmstat.pgscan_direct`?",
+        "error[R006]",
+        "broken.rhai:2:",
+    ]);
+    let report = run(&["check", "--format", "json", file]).exits(1).json();
+    let codes: Vec<&str> =
+        report["diagnostics"].as_array().unwrap().iter().map(|d| d["code"].as_str().unwrap()).collect();
+    assert!(codes.contains(&"R007") && codes.contains(&"R006"), "{codes:?}");
+    assert_eq!(report["summary"]["files"], 1);
+    run(&["test", file]).exits(1).prints(&["R007", "1 file could not be loaded"]);
+    run(&["test", "--format", "junit", file]).exits(1).prints(&["errors=\"1\"", "<error message="]);
+    // A run goes on with the other rules and says what it left out.
+    let dir = dir.path().to_str().unwrap();
+    run(&["run", "--rules", dir, "--no-builtin-rules", "--for", "1s"]).exits(0).says(&[
+        "watching",
+        "R007",
+        "broken.rhai:3:",
+    ]);
+}
+
+/// A reader of XML that knows elements, attributes and the five entities: enough to see that the text is well formed.
+fn well_formed(xml: &str) -> Result<usize, String> {
+    let body = xml.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n").ok_or("no declaration")?;
+    let (mut open, mut elements, mut rest) = (Vec::new(), 0, body);
+    let text_ok = |t: &str| {
+        let entities = ["amp;", "lt;", "gt;", "quot;", "apos;"];
+        let known = t.split('&').skip(1).all(|e| entities.iter().any(|k| e.starts_with(k)));
+        known && !t.contains('<') && t.chars().all(|c| !c.is_control() || c == '\n')
+    };
+    while let Some((text, tail)) = rest.split_once('<') {
+        if !text_ok(text) || open.is_empty() && !text.trim().is_empty() {
+            return Err(format!("bad text {text:?}"));
+        }
+        let (tag, tail) = tail.split_once('>').ok_or("a tag without end")?;
+        if let Some(name) = tag.strip_prefix('/') {
+            if open.pop() != Some(name) {
+                return Err(format!("</{name}> closes something else"));
+            }
+        } else {
+            let (inner, empty) = tag.strip_suffix('/').map_or((tag, false), |t| (t, true));
+            let name = inner.split(' ').next().unwrap_or_default();
+            let quoted: Vec<&str> = inner.split('"').collect();
+            if quoted.len().is_multiple_of(2) || !quoted.iter().skip(1).step_by(2).all(|v| text_ok(v)) {
+                return Err(format!("bad attributes in <{tag}>"));
+            }
+            elements += 1;
+            if !empty {
+                open.push(name);
+            }
+        }
+        rest = tail;
+    }
+    if open.is_empty() && rest.trim().is_empty() { Ok(elements) } else { Err(format!("{open:?} stay open")) }
+}
+
+#[test]
+fn junit_is_well_formed_xml() {
+    let xml = run(&["test", "--format", "junit"]).exits(0).stdout;
+    let elements = well_formed(&xml).unwrap_or_else(|e| panic!("{e}\n{xml}"));
+    assert_eq!(elements, xml.matches("<testsuite").count() + xml.matches("<testcase").count());
+    assert!(xml.matches("<testcase").count() > 20, "{xml}");
+    assert!(well_formed("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<a><b x=\"&\"/></a>").is_err());
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("<&\"'>.rhai");
+    std::fs::write(&path, BROKEN).unwrap();
+    let xml = run(&["test", "--format", "junit", path.to_str().unwrap()]).exits(1).stdout;
+    well_formed(&xml).unwrap_or_else(|e| panic!("{e}\n{xml}"));
+}
+
+#[test]
+fn a_new_rule_passes_and_nothing_is_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let new = |id: &str| {
+        crate::program::Ran::from(whystall(&["rules", "new", id]).current_dir(dir.path()).output().unwrap())
+    };
+    new("net.mine").exits(0).prints(&["mine.rhai"]);
+    std::fs::create_dir(dir.path().join("disk")).unwrap();
+    new("disk.other").exits(0).prints(&["disk/other.rhai"]);
+    let all = dir.path().to_str().unwrap();
+    run(&["check", all]).exits(0).prints(&["2 files checked: 0 errors, 0 warnings"]);
+    run(&["test", all]).exits(0).prints(&["4 passed, 0 failed"]);
+    std::fs::write(dir.path().join("mine.rhai"), "mine").unwrap();
+    new("net.mine").exits(2).says(&["exists already"]);
+    assert_eq!(std::fs::read_to_string(dir.path().join("mine.rhai")).unwrap(), "mine");
+}
+
+#[test]
+fn users_rules_replace_built_in_ones_but_not_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("rules/kernel/lockup.rhai"))
+            .unwrap();
+    std::fs::write(dir.path().join("a.rhai"), &text).unwrap();
+    let rules = dir.path().to_str().unwrap();
+    run(&["run", "--rules", rules, "--for", "1s"])
+        .exits(0)
+        .says(&["a.rhai replaces the built-in rule `kernel.lockup`"]);
+    std::fs::write(dir.path().join("b.rhai"), &text).unwrap();
+    run(&["check", rules]).exits(1).prints(&["error[R032]", "b.rhai"]);
+}
+
+#[test]
+fn the_doctor_looks_at_everything() {
+    let ran = run(&["doctor", "--output", "json"]);
+    let report = ran.json();
+    let problems = report["problems"].as_array().unwrap();
+    assert_eq!(ran.status, Some(i32::from(!problems.is_empty())), "{problems:?}");
+    let names: Vec<&str> =
+        report["collectors"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    let all: Vec<&str> = whystall_collectors::ALL.iter().map(|c| c.name).collect();
+    assert_eq!(names, all);
+    assert_eq!(report["rules"].as_array().unwrap().len(), whystall_rules::ALL.len());
+    let states = report["collectors"].as_array().unwrap().iter().map(|c| c["state"].as_str().unwrap());
+    assert!(states.clone().all(|s| ["ok", "nothing", "failing", "unavailable"].contains(&s)));
+}
+
+#[test]
+fn fields_have_values() {
+    let ran = run(&["fields", "meminfo.*"]).exits(0);
+    assert!(ran.stdout.lines().count() > 3, "{}", ran.stdout);
+    assert!(ran.stdout.contains("MiB") || ran.stdout.contains("GiB"), "{}", ran.stdout);
+    run(&["fields", "no-such-field"]).exits(1);
+}
