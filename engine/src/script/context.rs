@@ -12,6 +12,9 @@ use crate::window::WindowId;
 
 /// Most items that `top` and `events` give.
 const MAX_ITEMS: usize = 32;
+/// Bytes of all their texts, below what the sandbox lets a value have: otherwise whoever makes a control group with a
+/// path of 4096 bytes could break the verdict about it.
+const MAX_TEXTS: usize = 24 << 10;
 
 /// `ctx` of one call.
 #[derive(Debug, Clone)]
@@ -100,49 +103,56 @@ impl Ctx {
         // Equal values are ordered by subject, so that replays agree.
         rows.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
         let scale = decl.shape.scale();
-        Ok(rows
-            .into_iter()
-            .take(n)
-            .map(|(x, s)| {
-                let mut m = describe(s);
-                for field in &decl.texts {
-                    let known = data.windows.text(&decl.stream, field, s);
-                    if known.is_some() || !m.contains_key(field.as_ref()) {
-                        m.insert(field.as_ref().into(), known.map_or("", |t| t.as_ref()).into());
-                    }
+        Ok(fitting(rows.into_iter().take(n).map(|(x, s)| {
+            let mut m = describe(s);
+            for field in &decl.texts {
+                let known = data.windows.text(&decl.stream, field, s);
+                if known.is_some() || !m.contains_key(field.as_ref()) {
+                    m.insert(field.as_ref().into(), known.map_or("", |t| t.as_ref()).into());
                 }
-                m.insert("value".into(), (x / scale).into());
-                m.insert("unit".into(), decl.shape.shown().into());
-                m.insert("text".into(), decl.shape.text(x).into());
-                m.insert("share".into(), (x / total).into());
-                Dynamic::from_map(m)
-            })
-            .collect())
+            }
+            m.insert("value".into(), (x / scale).into());
+            m.insert("unit".into(), decl.shape.shown().into());
+            m.insert("text".into(), decl.shape.text(x).into());
+            m.insert("share".into(), (x / total).into());
+            m
+        })))
     }
 
     /// The newest events of a stream about this subject (for the host: about anything), newest first.
     fn events(&self, stream: &str, n: i64) -> Array {
         let n = usize::try_from(n).unwrap_or(0).min(MAX_ITEMS);
         let data = self.data.borrow();
-        data.recent
+        let found = data
+            .recent
             .newest(stream)
             .filter(|e| self.subject == Subject::Host || e.subject == self.subject)
-            .take(n)
-            .map(|e| {
-                let mut m = describe(&e.subject);
-                m.insert("age_ms".into(), (self.now_ns.saturating_sub(e.boot_ns) as f64 / 1e6).into());
-                for (name, value) in e.values() {
-                    let v = match value {
-                        RecentValue::Text(t) => t.to_string().into(),
-                        RecentValue::Number(x) => x.into(),
-                        RecentValue::Absent => Dynamic::UNIT,
-                    };
-                    m.insert(name.into(), v);
-                }
-                Dynamic::from_map(m)
-            })
-            .collect()
+            .take(n);
+        fitting(found.map(|e| {
+            let mut m = describe(&e.subject);
+            m.insert("age_ms".into(), (self.now_ns.saturating_sub(e.boot_ns) as f64 / 1e6).into());
+            for (name, value) in e.values() {
+                let v = match value {
+                    RecentValue::Text(t) => t.to_string().into(),
+                    RecentValue::Number(x) => x.into(),
+                    RecentValue::Absent => Dynamic::UNIT,
+                };
+                m.insert(name.into(), v);
+            }
+            m
+        }))
     }
+}
+
+/// The first items, as many as there is room for.
+fn fitting(items: impl Iterator<Item = Map>) -> Array {
+    let mut bytes = 0;
+    let fits = |m: &Map| {
+        let texts = m.values().filter_map(|v| v.read_lock::<ImmutableString>().map(|s| s.len()));
+        bytes += texts.sum::<usize>();
+        bytes <= MAX_TEXTS
+    };
+    items.take_while(fits).map(Dynamic::from_map).collect()
 }
 
 /// The keys every item has, so that scripts can read them without a check; unknown ones are empty.

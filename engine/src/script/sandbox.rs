@@ -193,7 +193,7 @@ fn base(operations: u64, used: &Rc<Cell<u64>>, begun: &Rc<Cell<u32>>) -> Engine 
     e.set_max_operations(operations)
         .set_max_call_levels(16)
         .set_max_expr_depths(96, 96)
-        .set_max_string_size(16 * 1024)
+        .set_max_string_size(32 * 1024)
         // Together with the depth of calls these bound what a call can hold: 16 times 64 variables of so much.
         .set_max_array_size(256)
         .set_max_map_size(256)

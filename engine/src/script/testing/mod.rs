@@ -23,8 +23,8 @@ use crate::window::Limits;
 use plan::{Plan, plan};
 pub(crate) use record::{Script, register};
 
-/// Operations that all tests of a file may use: seconds.
-const MAX_OPERATIONS: u64 = 20_000_000;
+/// Operations that all tests of a file may use: a second or so.
+const MAX_OPERATIONS: u64 = 5_000_000;
 
 /// The result of one test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
