@@ -36,7 +36,7 @@ nothing to collect on this host, any other but 0 that it failed.";
 /// The exit status with which a program says that there is nothing to collect (EX_UNAVAILABLE of sysexits.h).
 const NOTHING_TO_COLLECT: i32 = 69;
 /// A program that was asked to end gets so long before it is killed.
-const TERM_GRACE: Duration = Duration::from_secs(2);
+const TERM_GRACE: Duration = Duration::from_secs(1);
 /// A program that closed its standard output gets so long to exit.
 const EOF_GRACE: Duration = Duration::from_secs(5);
 /// How long a program is held up at a time when it prints too much.
