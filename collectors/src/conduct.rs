@@ -134,7 +134,8 @@ fn check_rows(c: &Collector, batches: &[Batch]) -> Vec<String> {
         if b.at.boot_ns > now || b.at.boot_ns == 0 {
             bad("a batch lies in the future or has no time".into());
         }
-        let mut subjects = HashSet::new();
+        // A subject may have a row from each of two trees (v1 and v2, cpu and cpuacct), but a field only one value.
+        let mut values: HashMap<&Subject, u64> = HashMap::new();
         for row in b.rows() {
             if !b.stream.subjects.contains(&row.subject.kind()) {
                 bad(format!("a row about {}, which is not declared", row.subject));
@@ -144,9 +145,11 @@ fn check_rows(c: &Collector, batches: &[Batch]) -> Vec<String> {
             {
                 bad(format!("`{path}` is no cgroup path from the root"));
             }
-            if b.stream.mode == Mode::Sampled && !subjects.insert(row.subject) {
-                bad(format!("two rows about {} in one batch", row.subject));
+            let before = values.entry(row.subject).or_default();
+            if b.stream.mode == Mode::Sampled && *before & row.present != 0 {
+                bad(format!("two rows about {} in one batch have the same field", row.subject));
             }
+            *before |= row.present;
             if row.boot_ns > now {
                 bad(format!("a row about {} lies in the future", row.subject));
             }

@@ -25,9 +25,9 @@ const GATHER: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 4096;
 /// Between two readings of totals.
 const INTERVAL: u64 = SEC;
-/// Softirqs a second on one CPU above which watching each costs too much, how many seconds in a row, and how long they
-/// are then left alone.
-const SOFTIRQS: u64 = 200_000;
+/// Softirqs a second on one CPU above which watching each costs too much (2 % of the CPU), how many seconds in a row,
+/// and how long they are then left alone.
+const SOFTIRQS: u64 = 100_000;
 const SOFTIRQ_SECONDS: u32 = 3;
 const SOFTIRQ_REST: u64 = 30 * SEC;
 
@@ -68,6 +68,8 @@ struct Run {
     /// By probe: events lost when last looked at, and whether the next batch must say that some are missing.
     lost: Vec<u64>,
     incomplete: Vec<bool>,
+    /// Lives of cgroups that were held back or lost when last looked at.
+    lives_missed: u64,
     softirqs: SoftirqLoad,
     probes: Arc<Stream>,
     zombies: Arc<Stream>,
@@ -120,6 +122,7 @@ impl Run {
             lost: vec![0; PROBES.len()],
             // Nothing is known of the time before.
             incomplete: vec![true; PROBES.len()],
+            lives_missed: 0,
             softirqs: SoftirqLoad::default(),
             probes: Arc::new(s::probes::STREAM),
             zombies: Arc::new(s::memcg_zombies::STREAM),
@@ -245,7 +248,7 @@ impl Run {
             Verdict::StepDown(rate) => {
                 object.detach_softirqs();
                 *level = Level::SteppedDown(format!("{rate} softirqs/s on one CPU").into());
-                sink.problem("softirq probe paused: more than 200000 softirqs/s on one CPU");
+                sink.problem("softirq probe paused: more than 100000 softirqs/s on one CPU");
             }
             Verdict::StepUp => {
                 if let Level::SteppedDown(_) = level {
@@ -262,6 +265,12 @@ impl Run {
     fn zombie_rows(&mut self, now: Stamp) -> Batch {
         use s::memcg_zombies as f;
         let mut batch = Batch::new(self.zombies.clone(), now);
+        // What was held back or lost may have been releases: then nobody knows which of them are zombies still.
+        let missed = self.counted(probes::MEMCG_LIFE, |r| r.suppressed + r.lost);
+        if missed != self.lives_missed {
+            self.lives_missed = missed;
+            batch.gone.extend(self.rows.ledger.forget_zombies().into_iter().map(Subject::Cgroup));
+        }
         for (path, parent) in self.rows.ledger.take_parents() {
             let mut row = batch.row(Subject::Cgroup(path));
             row.gauge(f::ZOMBIES, parent.zombies as f64);

@@ -182,7 +182,7 @@ stream! {
 stream! {
     /// Zombies by parent.
     memcg_zombies = sampled("memcg_life.zombies",
-        "memory cgroups removed but not freed since the probes began, by parent") of [Cgroup];
+        "memory cgroups removed but not freed since the probes began, or since some were last missed, by parent") of [Cgroup];
     ZOMBIES = Field::gauge("zombies", Unit::Count, "its former children that are removed and not yet freed");
     OLDEST = Field::gauge("oldest", Unit::Time, "since the removal of the oldest of them");
     EXAMPLE = Field::text("example", "the path of the oldest of them");

@@ -47,11 +47,12 @@ pub(super) struct Ledger {
 impl Ledger {
     /// A cgroup was made by a task of this name.
     pub(super) fn mkdir(&mut self, id: u64, by: &Arc<str>) {
-        if self.made.len() < MOST {
-            self.made.insert(id, by.clone());
-        } else {
+        if self.made.len() >= MOST {
+            // Some may be gone unseen; those alive are known again when they are made anew.
+            self.made.clear();
             self.overflow += 1;
         }
+        self.made.insert(id, by.clone());
     }
 
     /// A cgroup was removed; from now on it is a zombie.
@@ -97,6 +98,12 @@ impl Ledger {
         all
     }
 
+    /// Forgets all zombies, because some releases were not seen, and returns the parents that had some.
+    pub(super) fn forget_zombies(&mut self) -> Vec<Arc<str>> {
+        self.zombies.clear();
+        std::mem::take(&mut self.parents).into_keys().collect()
+    }
+
     /// Looks for the oldest zombie of parents whose oldest was freed.
     fn find_oldest(&mut self) {
         if !self.parents.values().any(|p| p.oldest.is_none() && p.zombies > 0) {
@@ -134,7 +141,16 @@ mod tests {
         assert_eq!(l.take_parents()[0].1.oldest.as_ref().unwrap().1.as_ref(), "/jobs/b");
         assert_eq!(l.release(11, 5000), Released { age_ns: Some(3000), by: Some(runc.clone()) });
         assert_eq!(l.release(12, 5000).age_ns, Some(2000));
-        // Told once with zero, then no more.
+        l.rmdir(14, "/other/x", 1);
+        assert_eq!(l.forget_zombies(), ["/jobs".into(), "/other".into()]);
+        assert!(l.take_parents().is_empty() && l.release(14, 2).age_ns.is_none());
+    }
+
+    #[test]
+    fn a_parent_without_zombies_is_told_once() {
+        let mut l = Ledger::default();
+        l.rmdir(10, "/jobs/a", 1000);
+        l.release(10, 2000);
         assert_eq!(l.take_parents()[0].1.zombies, 0);
         assert!(l.take_parents().is_empty());
         assert_eq!(l.release(13, 1), Released { age_ns: None, by: None });

@@ -6,7 +6,8 @@ use rhai::{ASTFlags, Expr, Position, Stmt};
 
 use super::functions::Functions;
 use super::manifest::{Manifest, ParamValue, RESERVED_WINDOWS};
-use super::program::{Bin, Op, Program, Prop, fold};
+use super::program::{Bin, Program, Prop, fold};
+use super::tree::{Node, emit};
 use whystall_event::SubjectKind;
 
 /// Why a function was not lowered.
@@ -38,20 +39,6 @@ enum Ty {
     /// An integer literal or a result of only those; becomes a float where it meets one.
     Int,
     Bool,
-}
-
-/// A pure expression tree; booleans are 0 and 1.
-#[derive(Debug, Clone, PartialEq)]
-enum Node {
-    Const(f64),
-    Read(u16, Prop, f64),
-    Slot(u16),
-    Not(Box<Node>),
-    Neg(Box<Node>),
-    Abs(Box<Node>),
-    Bin(Bin, Box<Node>, Box<Node>),
-    If(Box<Node>, Box<Node>, Box<Node>),
-    Let(u16, Box<Node>, Box<Node>),
 }
 
 /// Most nodes a program may have; a tree beyond it is left to the interpreter.
@@ -477,53 +464,4 @@ fn has_return(statements: &[Stmt]) -> bool {
         Stmt::Block(b) => has_return(b.statements()),
         _ => false,
     })
-}
-
-fn emit(n: &Node, out: &mut Program, depth: &mut usize) {
-    let push = |out: &mut Program, depth: &mut usize, op: Op| {
-        out.code.push(op);
-        *depth += 1;
-        out.depth = out.depth.max(*depth);
-    };
-    match n {
-        Node::Const(x) => push(out, depth, Op::Const(*x)),
-        Node::Read(w, p, s) => push(out, depth, Op::Read { window: *w, prop: *p, scale: *s }),
-        Node::Slot(i) => push(out, depth, Op::Slot(*i)),
-        Node::Not(a) => {
-            emit(a, out, depth);
-            out.code.push(Op::Not);
-        }
-        Node::Neg(a) => {
-            emit(a, out, depth);
-            out.code.push(Op::Neg);
-        }
-        Node::Abs(a) => {
-            emit(a, out, depth);
-            out.code.push(Op::Abs);
-        }
-        Node::Bin(op, a, b) => {
-            emit(a, out, depth);
-            if let Node::Const(c) = **b {
-                out.code.push(Op::BinConst(*op, c));
-                return;
-            }
-            emit(b, out, depth);
-            out.code.push(Op::Bin(*op));
-            *depth -= 1;
-        }
-        Node::If(c, a, b) => {
-            emit(c, out, depth);
-            emit(a, out, depth);
-            emit(b, out, depth);
-            out.code.push(Op::Select);
-            *depth -= 2;
-        }
-        Node::Let(slot, v, body) => {
-            emit(v, out, depth);
-            out.code.push(Op::Set(*slot));
-            *depth -= 1;
-            emit(body, out, depth);
-            out.code.push(Op::MaskBy(*slot));
-        }
-    }
 }

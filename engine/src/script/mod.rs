@@ -17,6 +17,7 @@ mod reading;
 mod rule;
 mod sandbox;
 mod testing;
+mod tree;
 mod types;
 
 pub use codes::{Code, by_name as code};
