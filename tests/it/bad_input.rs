@@ -1,6 +1,8 @@
 //! Input that is broken, hostile or too much: rules, configs, recordings, JSON lines, programs as collectors, and control
 //! groups that come and go by thousands. The program goes on or ends as it should, and says what was wrong.
 
+#![allow(clippy::print_stderr, reason = "says what was skipped")]
+
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
