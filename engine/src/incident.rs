@@ -82,8 +82,10 @@ impl Member {
                 (Subject::Host, _) | (_, Subject::Host) => true,
                 (Subject::Cpu(_), Subject::Cpu(_)) => true,
                 (a, b) => {
-                    a.contains(b)
-                        || b.contains(a)
+                    // The root cgroup contains everything, so it relates nothing.
+                    let related =
+                        a.parent().is_some() && b.parent().is_some() && (a.contains(b) || b.contains(a));
+                    related
                         || self.touch(other, When::SameCgroup)
                         || self.touch(other, When::SameTask)
                         || self.touch(other, When::SameCpu)

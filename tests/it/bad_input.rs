@@ -333,7 +333,7 @@ fn hostile_names_of_control_groups_stay_text() {
     harmless(&ran.stderr);
     let ran = run(&[&args[..], &["--output", "json"]].concat()).exits(0);
     let all = verdicts(&ran);
-    // With the root group, which contains them all, they are one incident.
+    // Where their parent is told as well, they are one incident with it.
     let links = all.iter().flat_map(|v| v["chain"].as_array().unwrap());
     let subjects: Vec<&str> = links.map(|l| l["subject"].as_str().unwrap()).collect();
     for part in ["/a\u{1b}]0;title\u{7}\r", "/\u{202e}\u{2066}right", "$(reboot)'\"`;"] {
