@@ -389,10 +389,12 @@ fn ten_thousand_control_groups() {
     let dir = Dir::new();
     let file = dir.path("r.ws");
     run(&["record", "-o", &file, "--for", "4s"]).exits(0);
-    // Every one of them fires at once. One contains the other, so they are one incident, of which the first are shown.
+    // Every one of them fires at once. One contains the others, so they are one incident, of which the first are shown.
     let ran = dir.replay(&file, &["--output", "json"]).exits(0);
     let all = verdicts(&ran);
-    assert_eq!((all.len(), all[0]["chain"].as_array().map(Vec::len)), (1, Some(32)), "{}", ran.stdout);
+    let ours = |v: &&serde_json::Value| v["subject"].as_str().is_some_and(|s| s.contains("whystall-it-many"));
+    let links: Vec<_> = all.iter().filter(ours).map(|v| v["chain"].as_array().map(Vec::len)).collect();
+    assert_eq!(links, [Some(32)], "{}", ran.stdout);
 
     let running = Running::start(&["run", "--for", "5s", "--output", "json"]);
     let status = format!("/proc/{}/status", running.child.id());
