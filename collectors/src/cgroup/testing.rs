@@ -9,6 +9,14 @@ use whystall_event::{Batch, RowRef, SEC, Stamp, Subject};
 use super::mounts::{Hierarchies, Hierarchy};
 use crate::{Pass, Polled, Roots};
 
+/// Held by tests that make a real-time hog: two at once would each be the other's culprit.
+static REAL_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// Waits until no other test makes a real-time hog. One that failed meanwhile makes none any more.
+pub(crate) fn alone_in_real_time() -> std::sync::MutexGuard<'static, ()> {
+    REAL_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// A control group made for a test, with all below it.
 pub(crate) struct Group {
     pub(crate) dir: PathBuf,

@@ -174,6 +174,7 @@ fn every_probe_says_its_level() {
 
 #[test]
 fn a_fifo_hog_is_the_culprit() {
+    let _alone = crate::cgroup::testing::alone_in_real_time();
     with_probes("", |kept| {
         if level(kept, "runq") < 2.0 {
             println!("skipped: no BPF run-queue probe");

@@ -173,6 +173,7 @@ fn threads_are_found() {
 
 #[test]
 fn a_real_time_hog_is_named_and_its_victim_is_seen_to_starve() {
+    let _alone = crate::cgroup::testing::alone_in_real_time();
     let mut c = collector(&Roots::default(), "");
     pass(&mut *c);
     let victim = Spin::new("victim", Some(0), false);
