@@ -93,6 +93,9 @@ make_cgroups() {
   done
 }
 
+# The threads of $1: one that ended meanwhile takes its account with it.
+threads() { echo "/proc/$1"/task/*; }
+
 # Nanoseconds that all threads of $1 ran.
 run_ns() { cat "/proc/$1"/task/*/schedstat | { sum=0; while read -r ran _; do sum=$((sum + ran)); done; echo "$sum"; }; }
 
@@ -109,6 +112,9 @@ pss_kib() { while read -r key value _; do if [[ $key == Pss: ]]; then echo "$val
 
 # Processes and threads started since boot: how idle the host is.
 forks() { while read -r key value _; do if [[ $key == processes ]]; then echo "$value"; fi; done </proc/stat; }
+
+# All memory cgroups of the host: others' count, too.
+all_cgroups() { find "${parents[0]%/*}" -type d | wc -l; }
 
 now_us() { echo $((${EPOCHREALTIME/./})); }
 
@@ -136,24 +142,27 @@ starts() {
 clk=$(getconf CLK_TCK)
 echo "$(uname -r), $(nproc) CPUs, load $(cut -d' ' -f1 /proc/loadavg), $(ls -d /proc/[0-9]* | wc -l) processes, $program"
 starts
-printf '%8s %6s  %14s %14s %10s %8s %8s\n' cgroups tasks 'CPU-s/min' '(by ticks)' 'PSS MiB' threads forks/s
+printf '%8s %6s  %14s %14s %10s %8s %8s %8s\n' cgroups tasks 'CPU-s/min' '(by ticks)' 'PSS MiB' threads forks/s 'all cg.' 
 for count in "${counts[@]}"; do
   make_cgroups "$count"
   for ((round = 0; round < rounds; round++)); do
     "$program" run --output json --for $((warm + seconds + 60))s >"$work/out" 2>"$work/err" &
     pid=$!
     sleep "$warm"
-    cpu=$(run_ns $pid) tick=$(ticks $pid) begun=$(now_us) forked=$(forks)
+    cpu=$(run_ns $pid) tick=$(ticks $pid) begun=$(now_us) forked=$(forks) before=$(threads $pid) all=$(all_cgroups)
     sleep "$seconds"
     forked=$((($(forks) - forked) / seconds))
     cpu=$(($(run_ns $pid) - cpu)) tick=$(($(ticks $pid) - tick)) took=$(($(now_us) - begun))
-    threads=$(ls "/proc/$pid/task" | wc -l)
+    count_threads=$(ls "/proc/$pid/task" | wc -l)
+    notes=
+    if [[ $(threads $pid) != "$before" ]]; then notes+='  threads changed: see by ticks'; fi
+    if (($(all_cgroups) != all)); then notes+='  others made or removed cgroups'; fi
     pss=$(pss_kib $pid)
     # Microseconds of CPU a minute.
     by_run=$((cpu / 1000 * 60000000 / took)) by_ticks=$((tick * 1000000 / clk * 60000000 / took))
-    printf '%8d %6d  %10d.%03d %10d.%03d %8d.%d %8d %8d\n' "$count" "${#sleepers[@]}" \
+    printf '%8d %6d  %10d.%03d %10d.%03d %8d.%d %8d %8d %8d%s\n' "$count" "${#sleepers[@]}" \
       $((by_run / 1000000)) $((by_run / 1000 % 1000)) $((by_ticks / 1000000)) $((by_ticks / 1000 % 1000)) \
-      $((pss / 1024)) $((pss % 1024 * 10 / 1024)) "$threads" "$forked"
+      $((pss / 1024)) $((pss % 1024 * 10 / 1024)) "$count_threads" "$forked" "$all" "$notes"
     stop
     if [[ -s $work/out ]]; then echo "  $(wc -l <"$work/out") verdicts, the first: $(head -c 200 "$work/out")"; fi
   done
