@@ -12,10 +12,9 @@ use whystall_event::{Stamp, Subject, SubjectKind, format_rfc3339, workload};
 use crate::script::{Conclusion, Manifest, Severity, When};
 use crate::verdict::{Actor, Confidence, Link, SCHEMA, State, Verdict, Workload};
 
-/// Open incidents kept at most; a further finding then opens none and is counted.
-const MAX_OPEN: usize = 2_000;
-/// Members of an incident at most.
-const MAX_MEMBERS: usize = 1_000;
+/// Findings in all open incidents together, at most; further ones are counted only. Each new finding is held against all
+/// of them, so this also bounds what a storm of findings costs a tick.
+const MAX_MEMBERS: usize = 2_000;
 /// Links of a chain and actors shown at most.
 const MAX_SHOWN: usize = 32;
 
@@ -82,8 +81,10 @@ impl Member {
                 (Subject::Host, _) | (_, Subject::Host) => true,
                 (Subject::Cpu(_), Subject::Cpu(_)) => true,
                 (a, b) => {
-                    a.contains(b)
-                        || b.contains(a)
+                    // The root cgroup contains everything, so it relates nothing.
+                    let related =
+                        a.parent().is_some() && b.parent().is_some() && (a.contains(b) || b.contains(a));
+                    related
                         || self.touch(other, When::SameCgroup)
                         || self.touch(other, When::SameTask)
                         || self.touch(other, When::SameCpu)
@@ -143,14 +144,14 @@ impl Incidents {
     /// A finding fires now.
     pub(crate) fn fired(&mut self, member: Member, now: Stamp, host: &str) -> Vec<Verdict> {
         let mut out = Vec::new();
+        if self.open.iter().map(|i| i.members.len()).sum::<usize>() >= MAX_MEMBERS {
+            self.overflow += 1;
+            return out;
+        }
         let joins: Vec<usize> = (0..self.open.len())
             .filter(|i| self.open[*i].members.iter().any(|m| m.open && m.related(&member)))
             .collect();
         let Some((&first, others)) = joins.split_first() else {
-            if self.open.len() >= MAX_OPEN {
-                self.overflow += 1;
-                return out;
-            }
             let id = incident_id(host, &member, now);
             let opened = Stamp { boot_ns: member.started_ns, wall_ns: now.wall_at(member.started_ns) };
             self.open.push(Incident { id, seq: 0, opened, members: vec![member], told: None, changed: true });
@@ -166,10 +167,6 @@ impl Incidents {
             self.open[first].members.append(&mut merged.members);
         }
         let incident = &mut self.open[first];
-        if incident.members.len() >= MAX_MEMBERS {
-            self.overflow += 1;
-            return out;
-        }
         incident.members.retain(|m| !m.is(&member.manifest.id, &member.subject));
         incident.members.push(member);
         incident.changed = true;

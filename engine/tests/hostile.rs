@@ -481,3 +481,28 @@ fn reloading_keeps_and_removing_withdraws() {
     }
     assert_eq!((host.firing("a.rule"), host.engine.open_incidents()), (2, 2));
 }
+
+/// A recording's header says how long an interval is, and whoever wrote it may say anything.
+#[test]
+fn strange_intervals() {
+    let windows = "a: #{ of: \"load.level\", calc: \"p99\", over: \"360d\" }, b: #{ of: \"load.level\", calc: \"mean\", over: \"2s\" },";
+    let text = text("a.long", "", ENTER).replace("level: #", &format!("{windows} level: #"));
+    for interval_ns in [0, 1, 1000, 3600 * SEC, 1 << 62, u64::MAX] {
+        bounded(&format!("an interval of {interval_ns} ns"), || {
+            let sandbox = Rc::new(Sandbox::new());
+            let config = EngineConfig { interval_ns, limits: Limits::default(), facts: HostFacts::default() };
+            let mut host = Host { engine: Engine::new(config, sandbox.clone()), sandbox, at: 1000 };
+            host.load(std::slice::from_ref(&text));
+            for _ in 0..20 {
+                host.second(&cgroups(100), 1.0);
+            }
+            // Time that goes back, stands still or has no end.
+            for boot_ns in [0, 5, 5, u64::MAX, u64::MAX, 7] {
+                let at = Stamp { boot_ns, wall_ns: u64::MAX };
+                host.engine.tick(Tick { at, suspended_ns: u64::MAX });
+            }
+            host.at = 9_000_000_000;
+            host.second(&cgroups(100), 1.0);
+        });
+    }
+}

@@ -1,4 +1,4 @@
-//! The commands: one file each. Every one returns an [`Outcome`] or an [`Error`]; only [`main`] turns these into an exit
+//! The commands: one file each. Every one returns an `Outcome` or an `Error`; only [`main`] turns these into an exit
 //! status and prints errors, once, as a chain.
 
 mod check;

@@ -1,6 +1,6 @@
 //! The clocks, read; and what their offsets tell: suspend and steps of the wall clock.
 //!
-//! The only place of this crate that asks the kernel for the time. Judging readings ([`Drift`]) is pure.
+//! The only place of this crate that asks the kernel for the time. Judging readings (`Drift`) is pure.
 
 use whystall_event::{MS, Stamp};
 

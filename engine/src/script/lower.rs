@@ -97,11 +97,9 @@ impl Lower<'_> {
 
     /// Statements and what follows them; the last value or the first `return` is the result.
     fn sequence(&mut self, parts: &[&[Stmt]], end: Position) -> Lowered<(Node, Ty)> {
-        if self.open >= MAX_OPEN {
-            return no("it is too long", end);
-        }
         self.open += 1;
-        let result = self.statements(parts, end);
+        let result =
+            if self.open > MAX_OPEN { no("it is too long", end) } else { self.statements(parts, end) };
         self.open -= 1;
         result
     }

@@ -1,5 +1,8 @@
 //! Numbers the ticks by the time that passed, so that old panes leave in time although ticks come late or not at all.
 
+/// The latest time and the longest interval, 73 years: recordings say anything, and sums of a few of them fit.
+const LATEST: u64 = 1 << 61;
+
 /// Gives ticks their numbers. A tick that is half an interval late or early still gets the next number.
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -12,7 +15,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     pub(crate) fn new(interval_ns: u64) -> Pace {
-        Pace { interval: interval_ns.clamp(1, i64::MAX as u64) as i64, due: None, index: 0, last: 0 }
+        Pace { interval: interval_ns.clamp(1, LATEST) as i64, due: None, index: 0, last: 0 }
     }
 
     /// The newest tick's number.
@@ -23,7 +26,7 @@ impl Pace {
     /// A tick at `now`: its number, and the nanoseconds since the one before (0 for the first). Two ticks within half
     /// an interval share a number.
     pub(crate) fn tick(&mut self, now: u64) -> (u64, u64) {
-        let at = now.min(i64::MAX as u64) as i64;
+        let at = now.min(LATEST) as i64;
         let Some(due) = self.due else {
             self.due = Some(at);
             self.index += 1;
