@@ -361,7 +361,7 @@ fn passes() {
     for (paced, rounds) in [(false, 200), (true, 20)] {
         let how = if paced { "once a second" } else { "back to back" };
         let mut all = Vec::new();
-        for round in 0..rounds {
+        for _ in 0..rounds {
             if paced {
                 std::thread::sleep(std::time::Duration::from_secs(1));
             }

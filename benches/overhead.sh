@@ -114,7 +114,7 @@ pss_kib() { while read -r key value _; do if [[ $key == Pss: ]]; then echo "$val
 forks() { while read -r key value _; do if [[ $key == processes ]]; then echo "$value"; fi; done </proc/stat; }
 
 # All memory cgroups of the host: others' count, too.
-all_cgroups() { find "${parents[0]%/*}" -type d | wc -l; }
+all_cgroups() { find "${parents[0]%/*}" -type d 2>/dev/null | wc -l || true; }
 
 now_us() { echo $((${EPOCHREALTIME/./})); }
 
@@ -142,7 +142,7 @@ starts() {
 clk=$(getconf CLK_TCK)
 echo "$(uname -r), $(nproc) CPUs, load $(cut -d' ' -f1 /proc/loadavg), $(ls -d /proc/[0-9]* | wc -l) processes, $program"
 starts
-printf '%8s %6s  %14s %14s %10s %8s %8s %8s\n' cgroups tasks 'CPU-s/min' '(by ticks)' 'PSS MiB' threads forks/s 'all cg.' 
+printf '%8s %6s  %14s %14s %10s %8s %8s %8s\n' cgroups tasks 'CPU-s/min' '(by ticks)' 'PSS MiB' threads forks/s 'all cg.'
 for count in "${counts[@]}"; do
   make_cgroups "$count"
   for ((round = 0; round < rounds; round++)); do
