@@ -73,7 +73,7 @@ pub(super) enum Level {
     Bpf,
     /// By perf tracepoints, after BPF failed for this reason.
     Perf(Arc<str>),
-    /// Not at all for now; it comes back by itself.
+    /// Stepped down because it cost too much; it comes back by itself.
     SteppedDown(Arc<str>),
     /// Not at all, for this reason.
     Unavailable(Arc<str>),
