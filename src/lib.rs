@@ -5,6 +5,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod daemon;
+pub mod notify;
 pub mod recording;
 pub mod render;
 pub mod schema;
