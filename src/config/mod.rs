@@ -4,6 +4,7 @@
 //! exists and takes a parameter is known only after rules are loaded: [`RuleConfig`] keeps places for that, and
 //! [`Config::source`] makes [`Problem`]s of them. Nothing is started or opened here but the file.
 
+mod delivery;
 mod error;
 mod glob;
 mod notify;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use whystall_event::SEC;
 
+pub use delivery::{Delivery, StoreConfig};
 pub use error::{ConfigError, Position, Problem, Source};
 pub use glob::Glob;
 pub use notify::{Email, Http, Receiver, ReceiverKind, Route, Tls};
@@ -63,6 +65,8 @@ pub struct Config {
     pub receivers: Vec<Receiver>,
     /// `[[route]]` in order; their receivers exist.
     pub routes: Vec<Route>,
+    /// `[store]`
+    pub store: StoreConfig,
     source: Source,
 }
 
@@ -76,6 +80,7 @@ impl Default for Config {
             rules: BTreeMap::new(),
             receivers: Vec::new(),
             routes: Vec::new(),
+            store: StoreConfig::default(),
             source: Source::default(),
         }
     }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use toml::de::DeTable;
 use whystall_event::SEC;
 
+use super::delivery::{self, Delivery};
 use super::walk::{Value, Walk};
 use super::{Glob, Severity};
 
@@ -18,6 +19,8 @@ pub struct Receiver {
     pub name: String,
     /// How it is reached.
     pub kind: ReceiverKind,
+    /// How it is served.
+    pub delivery: Delivery,
     /// Where its table is in the file.
     pub span: Range<usize>,
 }
@@ -94,6 +97,10 @@ pub struct Route {
     pub group_wait_ns: Option<u64>,
     /// After how long to notify again of what lasts, nanoseconds.
     pub repeat_interval_ns: Option<u64>,
+    /// After how long those in `escalate_to` are told of what lasts, nanoseconds; both or none.
+    pub escalate_after_ns: Option<u64>,
+    /// Names of receivers that exist.
+    pub escalate_to: Vec<String>,
     /// Where its table is in the file.
     pub span: Range<usize>,
 }
@@ -118,9 +125,9 @@ const HTTP_KEYS: &[&str] = &[
     "timeout",
 ];
 const EMAIL_KEYS: &[&str] = &["name", "type", "smtp", "tls", "from", "to", "username", "password_file"];
-const ROUTE_KEYS: &[&str] = &["match", "receivers", "group_wait", "repeat_interval"];
-const MATCH_KEYS: &[&str] =
-    &["severity", "rule", "cause", "subject", "namespace", "pod", "container", "unit"];
+const ROUTE_KEYS: &[&str] =
+    &["match", "receivers", "group_wait", "repeat_interval", "escalate_after", "escalate_to"];
+const MATCH_KEYS: &[&str] = crate::notify::dispatch::LABELS;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Type {
@@ -144,6 +151,8 @@ pub(super) fn receivers(walk: &mut Walk, list: &[Value<'_>]) -> Vec<Receiver> {
         }
         let kind = required(walk, table, "receiver", "type", value)
             .and_then(|v| walk.one_of(v, "type of receiver", &TYPES));
+        let delivery = delivery::of_receiver(walk, table);
+        walk.common = delivery::RECEIVER_KEYS;
         let kind = kind.and_then(|kind| match kind {
             Type::Webhook => http(walk, table, value).map(ReceiverKind::Webhook),
             Type::Alertmanager => http(walk, table, value).map(ReceiverKind::Alertmanager),
@@ -154,9 +163,11 @@ pub(super) fn receivers(walk: &mut Walk, list: &[Value<'_>]) -> Vec<Receiver> {
                 Some(ReceiverKind::Journal)
             }
         });
+        walk.common = &[];
         // One whose kind is wrong still has a name that routes may refer to.
         if let Some((name, _)) = name {
-            all.push(Receiver { name, kind: kind.unwrap_or(ReceiverKind::Journal), span: value.span() });
+            let kind = kind.unwrap_or(ReceiverKind::Journal);
+            all.push(Receiver { name, kind, delivery, span: value.span() });
         }
     }
     all
@@ -177,19 +188,32 @@ pub(super) fn routes(walk: &mut Walk, list: &[Value<'_>], receivers: &[Receiver]
                 .collect();
         }
         if let Some(v) = required(walk, table, "route", "receivers", value) {
-            for (name, span) in walk.strings(v, "receivers' names") {
-                if !names.contains(&name.as_str()) {
-                    walk.unknown(span, "receiver", &name, &names);
-                }
-                route.receivers.push(name);
-            }
+            route.receivers = known_receivers(walk, v, &names);
             if v.get_ref().as_array().is_some_and(|a| a.is_empty()) {
                 walk.problem(v.span(), "a route needs at least one receiver");
             }
         }
         route.group_wait_ns = table.get("group_wait").and_then(|v| walk.duration(v, 0));
         route.repeat_interval_ns = table.get("repeat_interval").and_then(|v| walk.duration(v, 60 * SEC));
+        route.escalate_after_ns = table.get("escalate_after").and_then(|v| walk.duration(v, SEC));
+        if let Some(v) = table.get("escalate_to") {
+            route.escalate_to = known_receivers(walk, v, &names);
+        }
+        if table.contains_key("escalate_after") != table.contains_key("escalate_to") {
+            walk.problem(value.span(), "`escalate_after` and `escalate_to` belong together");
+        }
         all.push(route);
+    }
+    all
+}
+
+fn known_receivers(walk: &mut Walk, value: &Value<'_>, known: &[&str]) -> Vec<String> {
+    let mut all = Vec::new();
+    for (name, span) in walk.strings(value, "receivers' names") {
+        if !known.contains(&name.as_str()) {
+            walk.unknown(span, "receiver", &name, known);
+        }
+        all.push(name);
     }
     all
 }
