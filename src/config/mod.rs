@@ -24,7 +24,10 @@ use whystall_event::SEC;
 pub use delivery::{Delivery, StoreConfig};
 pub use error::{ConfigError, Position, Problem, Source};
 pub use glob::Glob;
-pub use notify::{Email, Http, Receiver, ReceiverKind, Route, Tls};
+pub use notify::{
+    Alertmanager, Email, Http, OWN_LABELS, Proxy, Receiver, ReceiverKind, Route, SecretFile, Smtp, Template,
+    Tls, Via, Webhook,
+};
 
 /// Where the config is looked for when no other is named.
 pub const DEFAULT_PATH: &str = "/etc/whystall/whystall.toml";

@@ -5,6 +5,7 @@
 
 pub mod dispatch;
 mod inbox;
+pub mod receivers;
 pub mod service;
 
 use std::future::Future;
