@@ -6,23 +6,28 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use whystall_collectors::runner::{Event, Job, Options, Runner, Stopper};
+use whystall_collectors::runner::{Event, Job, Options, Runner, Stopper, clock};
 use whystall_engine::script::{Diagnostic, Level, Rule, Sandbox};
 use whystall_engine::{HostFacts, Schema, Tick};
 
+use super::alerts::{self, Alerts};
 use super::judge::Judge;
 use super::output::{Form, Printer, channel, log};
 use super::rule_files::RuleFile;
 use super::rule_set::{Choice, RuleSet};
+use super::service::{self, Beat, Watchdog};
 use super::signals::{Signals, Wake, Waker};
 use super::workloads::Names;
 use super::{exceptions::Exceptions, sources};
 use crate::config::{Config, ConfigError};
+use crate::notify::service::Handle;
 
 /// Collectors get so long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// What is still to be printed gets so long when the run ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// What is still to be delivered gets so long when the run ends; the rest is kept for the next start.
+const DELIVER_WITHIN: Duration = Duration::from_secs(5);
 /// How long the engine sleeps if nothing happens; collectors wake it.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -69,6 +74,13 @@ struct Ready {
     broken: Vec<Diagnostic>,
 }
 
+/// The engine's end of the store.
+struct Kept {
+    handle: Handle,
+    /// The rules' state of an earlier run.
+    rules: Option<String>,
+}
+
 /// Runs until a signal, the end of the time, or a closed standard output. `about` says what is watched, `notes` what is
 /// not.
 ///
@@ -78,10 +90,15 @@ pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> 
     let interval = sources::tick(&plan.config);
     let (form, until) = (plan.form, plan.duration.map(|d| Instant::now() + d));
     let host = plan.facts.host.clone();
+    let Alerts { service, rules, notes: told } =
+        alerts::start(&plan.config, &host).map_err(RunError::Config)?;
+    let kept = service.as_ref().map(|s| Kept { handle: s.handle(), rules });
+    let beat = Beat::default();
+    let mut watchdog = Watchdog::new(beat.clone(), interval);
     let (printer, printing) = channel();
     let (ready_to, ready) = sync_channel(1);
     let waker = signals.waker();
-    let engine = thread("engine", &waker, move || engine(plan, printer, &ready_to))?;
+    let engine = thread("engine", &waker, move || engine(plan, kept, &beat, printer, &ready_to))?;
     let printer = thread("output", &waker, move || printing.run(form, Names::default()))?;
     let ready = match ready.recv() {
         Ok(Ok(ready)) => ready,
@@ -93,13 +110,20 @@ pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> 
         ready.rules,
         whystall_event::format_duration(sources::nanos(interval))
     ));
-    notes.iter().chain(&ready.notes).for_each(|n| log(n));
+    notes.iter().chain(&told).chain(&ready.notes).for_each(|n| log(n));
     for d in &ready.broken {
         // A diagnostic has several lines and is escaped.
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{d}"));
     }
+    service::ready();
     loop {
-        match signals.wait(until)? {
+        // The watchdog's time is one more to wake at.
+        let alive = watchdog.as_mut().map(|w| w.poll(Instant::now()));
+        let wake = signals.wait(until.into_iter().chain(alive).min())?;
+        if wake == Wake::Timeout && until.is_none_or(|u| Instant::now() < u) {
+            continue;
+        }
+        match wake {
             // Only a thread's end wakes: it failed, or standard output was closed.
             Wake::End | Wake::Timeout | Wake::Closed | Wake::Woken => break,
             Wake::Reload => log(
@@ -107,10 +131,14 @@ pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> 
             ),
         }
     }
+    service::stopping();
     ready.stopper.stop();
     let stuck = join(engine, "engine")??;
     if !stuck.is_empty() {
         log(&format!("these collectors did not end in time: {}", stuck.join(", ")));
+    }
+    if service.is_some_and(|s| !s.stop(DELIVER_WITHIN)) {
+        log("the store did not end in time; its last changes may be missing");
     }
     // The engine has dropped its end of the channel, so the printer ends when all is printed, if somebody reads it.
     let end = Instant::now() + DRAIN_WITHIN;
@@ -153,6 +181,8 @@ fn join<T>(thread: JoinHandle<T>, name: &'static str) -> Result<T, RunError> {
 /// The engine's thread: compiles the rules, starts the collectors, and judges. Returns the collectors that did not end.
 fn engine(
     plan: Plan,
+    kept: Option<Kept>,
+    beat: &Beat,
     mut printer: Printer,
     ready: &SyncSender<Result<Ready, RunError>>,
 ) -> Result<Vec<String>, RunError> {
@@ -169,6 +199,13 @@ fn engine(
     let count = rules.len();
     let mut judge = Judge::new(rules, &sandbox, sources::nanos(interval), plan.facts);
     judge.except(Exceptions::of(&plan.config), Some(Names::default()));
+    let store = kept.map(|k| {
+        k.handle.tags(
+            set.running.iter().map(|l| (l.rule.manifest.id.clone(), l.rule.manifest.tags.clone())).collect(),
+        );
+        k.handle.known(judge.restore(k.rules.as_deref(), clock::now()));
+        k.handle
+    });
     let mut runner = match Runner::start(plan.jobs, &Options::every(interval)) {
         Ok(runner) => runner,
         Err(e) => {
@@ -199,16 +236,29 @@ fn engine(
         match runner.next(IDLE) {
             Event::Batch(batch) => judge.ingest(&batch),
             Event::Tick(t) => {
+                for trouble in store.as_ref().map(Handle::take_troubles).unwrap_or_default() {
+                    judge.problem("store", &trouble, t.at);
+                }
                 let (verdicts, problems) = judge.tick(Tick { at: t.at, suspended_ns: t.suspended_ns });
                 for p in problems {
                     printer.log(format!("rule {}: {}", p.rule, p.what));
                 }
                 for v in verdicts {
+                    if let Some(s) = &store {
+                        s.verdict(v.clone());
+                    }
                     printer.verdict(v);
                 }
+                if let Some((s, state)) = store.as_ref().and_then(|s| Some((s, judge.changed_state(t.at)?))) {
+                    s.rules(state);
+                }
+                beat.beat();
             }
             Event::Idle => {}
             Event::Stopped => {
+                if let Some(s) = &store {
+                    s.rules(judge.state(clock::now()));
+                }
                 judge.silenced().lines().into_iter().for_each(|line| printer.log(line));
                 return Ok(runner.stop(STOP_WITHIN));
             }
