@@ -179,6 +179,7 @@ INLINE void fill_head(struct ws_head *h, __u32 kind, __u64 dur_ns, __u64 aux, st
 	h->pid = t->pid;
 	h->tgid = t->tgid;
 	h->prio = t->prio;
+	h->flags = t->flags & PF_KTHREAD ? WS_KTHREAD : 0;
 	h->policy = t->policy;
 	bpf_probe_read_kernel(h->comm, sizeof(h->comm), (void *)__builtin_preserve_access_index(&t->comm));
 }
