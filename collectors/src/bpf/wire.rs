@@ -268,9 +268,14 @@ mod tests {
         ] {
             assert!(header.contains(&format!("\tWS_{name} = {value},")), "{name}");
         }
-        for (name, value) in
-            [("COMM", COMM), ("STACK", STACK), ("RUNS", RUNS), ("PATH", PATH), ("SLOTS", SLOTS), ("QUOTAS", QUOTAS)]
-        {
+        for (name, value) in [
+            ("COMM", COMM),
+            ("STACK", STACK),
+            ("RUNS", RUNS),
+            ("PATH", PATH),
+            ("SLOTS", SLOTS),
+            ("QUOTAS", QUOTAS),
+        ] {
             assert!(header.contains(&format!("#define WS_{name} {value}\t")), "{name}");
         }
     }
