@@ -10,6 +10,7 @@ volatile const __u64 softirq_threshold_ns = 10000000;
 volatile const __u64 irq_threshold_ns = 5000000;
 volatile const __u64 irqoff_threshold_ns = 10000000;
 volatile const __u64 reclaim_threshold_ns = 50000;
+volatile const __u64 lock_threshold_ns = 10000000;
 volatile const __u64 runq_floor_ns = 16000;	/* shorter waits are not even counted */
 volatile const __u64 long_run_ns = 1000000;	/* runs that are remembered as possible culprits */
 volatile const __u32 cpu_cgroup_v1 = 0;		/* the cpu controller is in a v1 hierarchy */

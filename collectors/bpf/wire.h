@@ -19,7 +19,8 @@ enum ws_kind {
 	WS_CGROUP_MKDIR = 13,	/* struct ws_life */
 	WS_CGROUP_RMDIR = 14,	/* struct ws_life */
 	WS_CGROUP_RELEASE = 15,	/* struct ws_life */
-	WS_KINDS = 16,
+	WS_LOCK = 16,		/* struct ws_stack: waited for a kernel lock; aux = the tracepoint's flags */
+	WS_KINDS = 32,
 };
 
 #define WS_COMM 16	/* TASK_COMM_LEN */
@@ -127,6 +128,8 @@ struct ws_cpu {
 	__u64 hold_checks;		/* ... how often since hold_since */
 	__u64 told_since;		/* the hold that was told, by its beginning; 0 if it has ended */
 	__u64 told_next;		/* ... and how long it must last to be told again */
+	__u64 spin_lock;		/* the lock that is spun for, and since when; 0 if none */
+	__u64 spin_began;
 	__u32 pending_seen;		/* vectors reported as pending */
 	__u32 run_pos;
 	struct ws_hist runq;
@@ -150,5 +153,5 @@ _Static_assert(sizeof(struct ws_life) == 464, "ws_life");
 _Static_assert(sizeof(struct ws_hist_key) == 16, "ws_hist_key");
 _Static_assert(sizeof(struct ws_hist) == 248, "ws_hist");
 _Static_assert(sizeof(struct ws_rate) == 32, "ws_rate");
-_Static_assert(sizeof(struct ws_cpu) == 4528, "ws_cpu");
+_Static_assert(sizeof(struct ws_cpu) == 5568, "ws_cpu");
 _Static_assert(sizeof(struct ws_shared) == 16, "ws_shared");

@@ -34,6 +34,31 @@ impl Injector {
             .context("cannot load the injector")
     }
 
+    /// The rounds that take `target` on this machine as it is now.
+    fn loops(target: Duration) -> Result<u32> {
+        const TRIAL: u32 = 4;
+        let trial = Injector::load(TRIAL, 0)?;
+        let (trial, _sockets) = trial.on_loopback()?;
+        let took = trial.made()?.1.max(1);
+        let loops = target.as_nanos() as u64 * u64::from(TRIAL) / took;
+        Ok(u32::try_from(loops)?.clamp(1, MOST_LOOPS))
+    }
+
+    /// Attaches `slow_softirq` to a socket and sends it a packet.
+    fn on_loopback(mut self) -> Result<(Injector, (UdpSocket, UdpSocket))> {
+        let receiver = UdpSocket::bind("127.0.0.1:0")?;
+        let Some(Program::SocketFilter(p)) = self.0.program_mut("slow_softirq") else {
+            bail!("no such program")
+        };
+        p.load()?;
+        p.attach(receiver.as_fd())?;
+        let sender = UdpSocket::bind("127.0.0.1:0")?;
+        sender.connect(receiver.local_addr()?)?;
+        sender.send(b"x")?;
+        self.wait(1, Instant::now() + Duration::from_secs(2))?;
+        Ok((self, (receiver, sender)))
+    }
+
     /// How often it ran, and for how many nanoseconds the last time.
     fn made(&self) -> Result<(u64, u64)> {
         let map = self.0.map(".bss").context("the injector has no .bss")?;
@@ -57,9 +82,9 @@ impl Injector {
     }
 }
 
-/// Interrupts off on `cpu` for about `loops` × 0.9 ms, once each `gap` of that CPU's time.
-pub(crate) fn irqoff(cpu: u32, loops: u32, times: u64, gap: Duration, end: Instant) -> Result<()> {
-    let mut i = Injector::load(loops, 0)?;
+/// Interrupts off on `cpu` for about `target`, once each `gap` of that CPU's time.
+pub(crate) fn irqoff(cpu: u32, target: Duration, times: u64, gap: Duration, end: Instant) -> Result<()> {
+    let mut i = Injector::load(Injector::loops(target)?, 0)?;
     let Some(Program::PerfEvent(p)) = i.0.program_mut("irqoff") else { bail!("no such program") };
     p.load()?;
     let link = p.attach(
@@ -74,26 +99,27 @@ pub(crate) fn irqoff(cpu: u32, loops: u32, times: u64, gap: Duration, end: Insta
     i.report()
 }
 
-/// A receiving softirq that takes about `loops` × 0.9 ms, on the CPU of this thread, once each `gap`.
-pub(crate) fn slow_softirq(loops: u32, times: u64, gap: Duration, end: Instant) -> Result<()> {
-    let mut i = Injector::load(loops, 0)?;
-    let receiver = UdpSocket::bind("127.0.0.1:0")?;
-    let Some(Program::SocketFilter(p)) = i.0.program_mut("slow_softirq") else { bail!("no such program") };
-    p.load()?;
-    p.attach(receiver.as_fd())?;
-    let sender = UdpSocket::bind("127.0.0.1:0")?;
-    for _ in 0..times.min(MOST_TIMES) {
+/// A receiving softirq that takes about `target`, on the CPU of this thread, once each `gap`.
+pub(crate) fn slow_softirq(target: Duration, times: u64, gap: Duration, end: Instant) -> Result<()> {
+    let (i, (_receiver, sender)) = Injector::load(Injector::loops(target)?, 0)?.on_loopback()?;
+    for _ in 1..times.min(MOST_TIMES) {
         if Instant::now() >= end {
             break;
         }
-        sender.send_to(b"x", receiver.local_addr()?)?;
         thread::sleep(gap);
+        sender.send(b"x")?;
     }
     i.report()
 }
 
-/// A thread on `cpu` that stays in each of its system calls for about `loops` × 0.9 ms, `gap` apart.
-pub(crate) fn kernel_run(cpu: usize, loops: u32, times: u64, gap: Duration, end: Instant) -> Result<()> {
+/// A thread on `cpu` that stays in each of its system calls for about `target`, `gap` apart.
+pub(crate) fn kernel_run(
+    cpu: usize,
+    target: Duration,
+    times: u64,
+    gap: Duration,
+    end: Instant,
+) -> Result<()> {
     let (tid, begin, over) = (AtomicU32::new(0), AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -114,7 +140,7 @@ pub(crate) fn kernel_run(cpu: usize, loops: u32, times: u64, gap: Duration, end:
                 ensure!(Instant::now() < end, "the thread did not start");
                 thread::sleep(Duration::from_millis(1));
             }
-            let mut i = Injector::load(loops, tid.load(Ordering::Acquire))?;
+            let mut i = Injector::load(Injector::loops(target)?, tid.load(Ordering::Acquire))?;
             let Some(Program::RawTracePoint(p)) = i.0.program_mut("kernel_run") else {
                 bail!("no such program")
             };

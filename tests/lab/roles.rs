@@ -98,17 +98,18 @@ fn quiet_cpus(cpu: usize) -> Result<Vec<usize>> {
 /// Makes a bounded fault by a BPF program; the process itself waits elsewhere.
 fn injector(role: &str, settings: &Settings, end: Instant) -> Result<()> {
     let cpu = settings.number("on_cpu")? as usize;
-    let (loops, times) = (settings.number("loops")? as u32, settings.number("times")?);
+    let target = Duration::from_millis(settings.number("target_ms")?);
+    let times = settings.number("times")?;
     let gap = Duration::from_millis(settings.number("gap_ms")?);
     if role == "inject_softirq" {
         // Loopback's softirqs run where the sender is.
         sys::pin(&[cpu])?;
-        return inject::slow_softirq(loops, times, gap, end);
+        return inject::slow_softirq(target, times, gap, end);
     }
     sys::pin(&quiet_cpus(cpu)?)?;
     match role {
-        "inject_irqoff" => inject::irqoff(cpu as u32, loops, times, gap, end),
-        _ => inject::kernel_run(cpu, loops, times, gap, end),
+        "inject_irqoff" => inject::irqoff(cpu as u32, target, times, gap, end),
+        _ => inject::kernel_run(cpu, target, times, gap, end),
     }
 }
 

@@ -19,8 +19,9 @@ pub(crate) const THROTTLED: u32 = 12;
 pub(crate) const CGROUP_MKDIR: u32 = 13;
 pub(crate) const CGROUP_RMDIR: u32 = 14;
 pub(crate) const CGROUP_RELEASE: u32 = 15;
+pub(crate) const LOCK: u32 = 16;
 /// Kinds are below this.
-pub(crate) const KINDS: usize = 16;
+pub(crate) const KINDS: usize = 32;
 
 const COMM: usize = 16;
 const STACK: usize = 24;
@@ -170,6 +171,7 @@ pub(crate) struct Cpu {
     checked: u64,
     hold: [u64; 5],
     told: [u64; 2],
+    spin: [u64; 2],
     pending_seen: u32,
     run_pos: u32,
     pub(crate) runq: Hist,
@@ -241,7 +243,7 @@ mod tests {
             assert!(header.contains(&line), "wire.h does not say: {line}");
         }
         assert_eq!(header.matches("_Static_assert").count(), sizes.len());
-        assert_eq!((offset_of!(Head, comm), offset_of!(Cpu, runq)), (64, 184));
+        assert_eq!((offset_of!(Head, comm), offset_of!(Cpu, runq)), (64, 200));
     }
 
     #[test]
@@ -264,6 +266,7 @@ mod tests {
             ("CGROUP_MKDIR", CGROUP_MKDIR),
             ("CGROUP_RMDIR", CGROUP_RMDIR),
             ("CGROUP_RELEASE", CGROUP_RELEASE),
+            ("LOCK", LOCK),
             ("KINDS", KINDS as u32),
         ] {
             assert!(header.contains(&format!("\tWS_{name} = {value},")), "{name}");

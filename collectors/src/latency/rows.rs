@@ -105,6 +105,7 @@ impl Rows {
             }
             wire::IRQ => self.irq(&wire::read(bytes)?),
             wire::IRQOFF => self.irqoff(&wire::read(bytes)?),
+            wire::LOCK => self.lock(&wire::read(bytes)?),
             _ => self.life(&wire::read(bytes)?)?,
         }
         self.events[probe] += 1;
@@ -323,6 +324,25 @@ impl Rows {
         });
     }
 
+    fn lock(&mut self, e: &Stack) {
+        let h = &e.head;
+        let d = self.describe(e, Taken::InSoftirq);
+        let comm = wire::string(&h.comm);
+        let cgroup = self.cgroups.path(Controller::Cpu, h.cpu_cgroup, h.tgid);
+        self.put(probes::LOCK, h.boot_ns, [Subject::Cpu(h.cpu)], |row| {
+            use s::lock as f;
+            row.int(f::DURATION, h.dur_ns)
+                .text(f::TYPE, lock_type(h.aux))
+                .text(f::COMM, comm.as_str())
+                .gauge(f::PID, f64::from(h.tgid))
+                .text(f::WHAT, d.what)
+                .text(f::STACK, d.stack.as_str());
+            if let Some(c) = &cgroup {
+                row.text(f::CGROUP, c.clone());
+            }
+        });
+    }
+
     fn life(&mut self, e: &Life) -> Option<()> {
         let h = &e.head;
         let (id, path, by) = (h.aux, e.path()?, Arc::<str>::from(wire::string(&h.comm)));
@@ -399,6 +419,25 @@ fn kind_of(what: &str, rt: bool, kthread: bool) -> &'static str {
         "softirq" | "softirq_net_rx" => "softirq",
         _ if kthread => "kthread",
         _ => "kernel",
+    }
+}
+
+/// LCB_F_* (include/trace/events/lock.h).
+fn lock_type(flags: u64) -> &'static str {
+    const SPIN: u64 = 1;
+    const READ: u64 = 2;
+    const WRITE: u64 = 4;
+    const RT: u64 = 8;
+    const PERCPU: u64 = 16;
+    const MUTEX: u64 = 32;
+    match flags {
+        f if f & RT != 0 => "rt_mutex",
+        f if f & PERCPU != 0 => "percpu_rwsem",
+        f if f & MUTEX != 0 => "mutex",
+        f if f & SPIN != 0 => "spin",
+        f if f & READ != 0 => "rwsem_read",
+        f if f & WRITE != 0 => "rwsem_write",
+        _ => "other",
     }
 }
 

@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn probes_that_are_off_are_silent() {
-        let t = Thresholds { runq: 1, nosched: 1, softirq: 1, irq: 1, irqoff: 1, reclaim: 1 };
+        let t = Thresholds { runq: 1, nosched: 1, softirq: 1, irq: 1, irqoff: 1, reclaim: 1, lock: 1 };
         let t = only_wanted(t, &|i| i == probes::RUNQ);
         assert!(t.runq > 3600 * SEC && t.runq.checked_mul(4).is_some());
         assert_eq!((t.nosched, t.irqoff), (1, 1));

@@ -144,7 +144,7 @@ stream! {
     RT = Field::gauge("rt", Unit::None, "1 if its policy is FIFO, RR or DEADLINE");
     RUNNABLE = Field::gauge("runnable", Unit::Count, "tasks runnable on the CPU, the running one included");
     WHAT = Field::text("what",
-        "what it did: memcg_stat, reclaim, compaction, page_table, softirq_net_rx, softirq, writeback, spinlock, other, user");
+        "what it did: memcg_stat, reclaim, compaction, page_table, softirq_net_rx, softirq, writeback, ipi (waiting for another CPU to answer), spinlock, other, user");
     STACK = Field::text("stack", "kernel symbols, innermost first, joined by `;`; empty in user mode");
     CGROUP = Field::text("cgroup", "its CPU cgroup");
 }
@@ -181,6 +181,20 @@ stream! {
     WHAT = Field::text("what", "what the CPU did, as in nosched.what");
     COMM = Field::text("comm", "the task on the CPU");
     PID = Field::gauge("pid", Unit::None, "its process id");
+}
+
+stream! {
+    /// Waits for kernel locks.
+    lock = occurrences("lock",
+        "a task waited long for a lock of the kernel (lock:contention_begin, _end, kernel 5.19; off unless `on = [\"lock\"]`)")
+        of [Cpu];
+    DURATION = Field::duration("duration", "how long it waited");
+    TYPE = Field::text("type", "spin, mutex, rt_mutex, percpu_rwsem, rwsem_read, rwsem_write or other");
+    COMM = Field::text("comm", "the task that waited");
+    PID = Field::gauge("pid", Unit::None, "its process id");
+    CGROUP = Field::text("cgroup", "its CPU cgroup");
+    WHAT = Field::text("what", "what it did, as in nosched.what");
+    STACK = Field::text("stack", "kernel symbols, innermost first, joined by `;`");
 }
 
 stream! {
