@@ -17,6 +17,7 @@ mod reading;
 mod rule;
 mod sandbox;
 mod testing;
+mod trace;
 mod tree;
 mod types;
 
@@ -35,3 +36,4 @@ pub(crate) use context::Ctx;
 pub(crate) use program::{Bin, Op, Prop};
 pub(crate) use program::{LANES, Need, Numbers, Program, Scratch, Source};
 pub(crate) use sandbox::Judged;
+pub(crate) use trace::trace;

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Context as _;
+use whystall_collectors::runner::clock;
 use whystall_engine::script::{At, ParamValue, Rule, Sandbox, Take, When, WindowDecl};
 use whystall_event::text::{did_you_mean, escape};
 use whystall_event::{SubjectKind, format_duration};
 
 use super::{Outcome, Result, colours, context, print, say, usage};
 use crate::cli::{Rules, RulesCommand};
+use crate::daemon::exceptions::Exceptions;
 use crate::daemon::rule_set::{Choice, RuleSet, lacking};
 use crate::render::{Style, Table, wrap};
 
@@ -55,7 +57,7 @@ fn list() -> Result {
         ]);
     }
     print(&table.render(0))?;
-    for note in &set.notes {
+    for note in set.notes.iter().chain(&Exceptions::of(&config).lines(clock::now().wall_ns)) {
         say(&format!("note: {note}"));
     }
     if set.errors() > 0 {
