@@ -14,6 +14,7 @@ mod manifest;
 mod natives;
 mod program;
 mod reading;
+mod recover;
 mod rule;
 mod sandbox;
 mod testing;

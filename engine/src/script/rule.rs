@@ -15,6 +15,7 @@ use super::manifest::{self, Manifest, ParamValue, Severity};
 use super::program::{Bin, Numbers, Op, Program, Prop};
 use super::reading::Call;
 use super::sandbox::{Judged, Sandbox};
+use super::recover::{self, Parsed};
 use super::{literal, testing, types};
 use crate::finding::Policy;
 use crate::schema::Schema;
@@ -86,23 +87,21 @@ fn compile_into(
         report.add(Code::Syntax, Place::default(), message);
         return None;
     }
-    let ast = match sandbox.compile(text) {
-        Ok(ast) => ast,
-        Err(e) => {
-            let message = lower_first(&e.err_type().to_string());
-            report.add(Code::Syntax, e.position(), message);
-            return None;
-        }
-    };
+    let Parsed { ast, lost } = recover::parse(sandbox, text, report)?;
     let statements: &[Stmt] = ast.as_ref();
-    let lit = literal::find_rule(statements, report)?;
-    let mut manifest = manifest::read(&lit, page(text), schema, report)?;
+    let lit = match lost.iter().any(|l| l == "RULE") {
+        true => None,
+        false => literal::find_rule(statements, report),
+    };
+    // Whatever is wrong with RULE, the functions are checked too, so that all problems are told at once.
+    let mut manifest = match &lit {
+        Some(lit) => manifest::read(lit, page(text), schema, report),
+        None => Manifest::unreadable(),
+    };
     apply(&mut manifest, overrides, report);
     let functions = functions(&ast);
-    let facts = types::check(&functions, &manifest, report);
-    if report.errors() {
-        return None;
-    }
+    let facts = types::check(&functions, &manifest, &lost, report);
+    let lit = lit.filter(|_| !report.errors())?;
     let has = |name: &str, n: usize| functions.contains_key(&(name.to_string(), n));
     let (has_leave, has_verdict) = (has("leave", 2), has("verdict", 3));
     let mut lowered = Vec::new();
@@ -151,7 +150,11 @@ fn apply(manifest: &mut Manifest, overrides: &Overrides, report: &mut Report<'_>
         manifest.severity = s;
     }
     for (name, value) in &overrides.params {
+        let vague = manifest.is_vague(name);
         let Some(p) = manifest.params.iter_mut().find(|p| p.name == *name) else {
+            if vague {
+                continue;
+            }
             report.add(
                 Code::UnknownParam,
                 Place::default(),
@@ -296,11 +299,6 @@ fn page(text: &str) -> String {
         .map(|l| l.trim_start_matches("//!").strip_prefix(' ').unwrap_or(l.trim_start_matches("//!")))
         .collect();
     lines.join("\n").trim().to_string()
-}
-
-fn lower_first(s: &str) -> String {
-    let mut chars = s.chars();
-    chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
 impl Rule {

@@ -18,15 +18,21 @@ pub(super) fn read_windows(
     t: &mut Taker<'_>,
     subjects: &[SubjectKind],
     schema: &Schema,
+    broken: &mut Vec<String>,
     report: &mut Report<'_>,
 ) -> Vec<WindowDecl> {
     let mut out: Vec<WindowDecl> = Vec::new();
     let Some(lit) = t.need("windows", report) else { return out };
     let Value::Map(entries) = &lit.value else {
+        broken.push("*".into());
+        if lit.value == Value::Bad {
+            return out;
+        }
         report.add(Code::BadValue, lit.at, format!("`windows` must be a map, not {}", lit.value.kind()));
         return out;
     };
     if entries.len() > MAX_WINDOWS {
+        broken.extend(entries.iter().map(|(name, ..)| name.clone()));
         let message = format!("this declares {} windows; a rule may have {MAX_WINDOWS}", entries.len());
         report.add(Code::BadValue, lit.at, message);
         return out;
@@ -39,8 +45,9 @@ pub(super) fn read_windows(
                 format!("`{name}` is a built-in reading and cannot name a window"),
             );
         }
-        if let Some(w) = read_window(name, *at, lit, subjects, schema, report) {
-            out.push(w);
+        match read_window(name, *at, lit, subjects, schema, report) {
+            Some(w) => out.push(w),
+            None => broken.push(name.clone()),
         }
     }
     if entries.is_empty() {
@@ -120,7 +127,8 @@ fn read_window(
         }
         At::Across(kind, _) => stream.subjects.contains(&kind),
     };
-    if !fits {
+    // Where RULE's subjects are wrong, nothing can be said of what fits them.
+    if !fits && !subjects.is_empty() {
         let kinds: Vec<&str> = stream.subjects.iter().map(|k| k.name()).collect();
         report
             .add(Code::BadSubject, full_at, format!("`{}` is about {}", stream.name, kinds.join(", ")))

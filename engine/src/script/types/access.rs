@@ -61,6 +61,7 @@ impl Checker<'_, '_> {
                     self.facts.windows.insert(i);
                     Ty::Window(i as u16)
                 }
+                None if self.manifest.is_vague(name) => Ty::Any,
                 None => {
                     self.report.add(Code::UnknownWindow, at, format!("RULE declares no window `{name}`"));
                     self.report.suggest(name, self.manifest.windows.iter().map(|w| w.name.as_str()));
@@ -76,6 +77,7 @@ impl Checker<'_, '_> {
                         ParamValue::Text(_) => Ty::Text,
                     }
                 }
+                None if self.manifest.is_vague(name) => Ty::Any,
                 None => {
                     self.report.add(Code::UnknownParam, at, format!("RULE declares no param `{name}`"));
                     self.report.suggest(name, self.manifest.params.iter().map(|p| p.name.as_str()));
@@ -179,6 +181,7 @@ impl Checker<'_, '_> {
                     Some(i) => {
                         self.facts.windows.insert(i);
                     }
+                    None if self.manifest.is_vague(s) || !self.manifest.broken.is_empty() => {}
                     None => {
                         let message = format!("`top` knows no window or windowed field `{s}` of this rule");
                         self.report.add(Code::UnknownWindow, at, message);
