@@ -10,10 +10,10 @@ use crate::data::{Data, HostFacts, Recent};
 use crate::extents::{Extents, Prospects};
 use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
-use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, source};
+use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, cpu_rows, declare, source};
 use crate::script::{At, Conclusion, Ctx, Judged, Need, Numbers, Program, Rule, Sandbox, Scratch, Source};
 use crate::verdict::{Confidence, Verdict};
-use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};
+use crate::window::{Limits, WindowId, WindowStats, Windows};
 
 /// A rule that failed waits this long before it is tried again, doubling up to an hour.
 const SUSPEND_NS: u64 = 60_000_000_000;
@@ -191,30 +191,7 @@ impl Engine {
     }
 
     fn declare(&self, rule: &Rule, kind: SubjectKind) -> Vec<Option<WindowId>> {
-        let mut data = self.data.borrow_mut();
-        rule.manifest
-            .windows
-            .iter()
-            .map(|d| {
-                let kind = match d.at {
-                    At::Own => kind,
-                    At::Host => SubjectKind::Host,
-                    At::Parent => SubjectKind::Cgroup,
-                    At::Across(k, _) => k,
-                };
-                d.kinds.contains(&kind).then(|| {
-                    data.windows.declare(&WindowSpec {
-                        stream: d.stream.clone(),
-                        field: d.field.clone(),
-                        kind,
-                        calc: d.calc,
-                        over_ns: d.over_ns,
-                        coverage: d.coverage,
-                        filter: d.filter.clone(),
-                    })
-                })
-            })
-            .collect()
+        declare(&mut self.data.borrow_mut().windows, &rule.manifest.windows, kind)
     }
 
     fn release(&self, ids: &[Option<WindowId>]) {
@@ -303,12 +280,21 @@ impl Engine {
         let held = data.borrow();
         let windows = &held.windows;
         let table = windows.table(inst.kind);
+        let cpus: Vec<Vec<u32>> = rule
+            .manifest
+            .windows
+            .iter()
+            .map(|d| match d.at {
+                At::Cpu(by) => cpu_rows(windows, inst.ids[by]),
+                _ => Vec::new(),
+            })
+            .collect();
         let sources: Vec<Source<'_>> = rule
             .manifest
             .windows
             .iter()
-            .zip(inst.ids.iter())
-            .map(|(d, id)| source(windows, d.at, d.shape.scale(), *id, table.parent_rows()))
+            .zip(inst.ids.iter().zip(&cpus))
+            .map(|(d, (id, cpus))| source(windows, d.at, d.shape.scale(), *id, table.parent_rows(), cpus))
             .collect();
         let mut judge = Judge::new(rule, sandbox, &sources, scratch);
         let mut changes = Vec::new();

@@ -11,7 +11,7 @@ use super::context::Ctx;
 use super::diag::{Diagnostic, Place, Report};
 use super::functions::{Functions, functions};
 use super::lower::{self, NotLowered};
-use super::manifest::{self, Manifest, ParamValue, Severity};
+use super::manifest::{self, At, Manifest, ParamValue, Severity};
 use super::program::{Bin, Numbers, Op, Program, Prop};
 use super::reading::Call;
 use super::sandbox::{Judged, Sandbox};
@@ -195,7 +195,8 @@ fn advise(
     report: &mut Report<'_>,
 ) {
     for (i, w) in manifest.windows.iter().enumerate() {
-        if !facts.windows.contains(&i) && manifest.wake != Some(i) {
+        let linked = manifest.windows.iter().any(|o| o.after.is_some_and(|(a, _)| a == i) || o.at == At::Cpu(i));
+        if !facts.windows.contains(&i) && manifest.wake != Some(i) && !linked {
             report.add(Code::UnusedWindow, w.at_place, format!("no function reads the window `{}`", w.name));
         }
     }
@@ -282,7 +283,7 @@ fn thresholds(
                 Prop::Kib => c * 1024.0,
                 Prop::Mib => c * 1_048_576.0,
                 Prop::Gib => c * 1_073_741_824.0,
-                Prop::Dev | Prop::Sigma | Prop::Now | Prop::Known => continue,
+                Prop::Dev | Prop::Sigma | Prop::Now | Prop::Known | Prop::Overdue => continue,
             };
             out[window as usize].get_or_insert(inside / scale);
         }

@@ -1,5 +1,6 @@
 //! RULE, typed: what a rule file declares about itself.
 
+mod links;
 mod read;
 mod shape;
 mod streams;
@@ -125,6 +126,8 @@ pub enum At {
     Host,
     /// The parent cgroup.
     Parent,
+    /// The CPU whose number another window of the rule says, by its index.
+    Cpu(usize),
     /// All subjects of a kind, reduced to one value.
     Across(SubjectKind, Take),
 }
@@ -148,6 +151,8 @@ pub struct WindowDecl {
     pub coverage: f64,
     /// Only rows whose texts match.
     pub filter: Vec<(Arc<str>, Vec<Arc<str>>)>,
+    /// Only what comes after this window, by index, was other than zero, and within this time, nanoseconds.
+    pub after: Option<(usize, u64)>,
     /// The kinds the stream is about.
     pub kinds: Vec<SubjectKind>,
     /// What the value is.

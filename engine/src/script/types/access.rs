@@ -114,6 +114,8 @@ impl Checker<'_, '_> {
         let time = shape.unit == Unit::Time;
         let (fits, why) = match prop {
             Prop::Known => return Ty::Bool,
+            Prop::Overdue if decl.after.is_some() => return Ty::Bool,
+            Prop::Overdue => (false, "comes after no other"),
             Prop::Ns | Prop::Us | Prop::Ms | Prop::S => (time, "is no time"),
             Prop::Pct => (shape.unit == Unit::Ratio, "is no ratio"),
             Prop::Kib | Prop::Mib | Prop::Gib => (shape.unit == Unit::Bytes, "is not in bytes"),
