@@ -59,7 +59,7 @@ fn rule(subject: &str, windows: &str, rest: &str) -> String {
 fn one_thing_after_another() {
     passes(&rule(
         "cgroup",
-        "begun: #{ of: \"job.took\", calc: \"count\", over: \"1s\", where: #{ kind: [\"begin\"] } },\n  \
+        "begun: #{ of: \"job.kind\", calc: \"count\", over: \"1s\", where: #{ kind: [\"begin\"] } },\n  \
          stalls: #{ of: \"stall.took\", calc: \"count\", over: \"30s\", after: \"begun\", within: \"5s\" }",
         r#"fn enter(w, p) { w.stalls.value > 0.0 }
 fn test_a_stall_after_a_begin_counts(t) {
@@ -88,8 +88,8 @@ fn test_one_that_comes_too_late_or_before_does_not(t) {
 fn what_does_not_come_is_overdue() {
     passes(&rule(
         "cgroup",
-        "begun: #{ of: \"job.took\", calc: \"count\", over: \"1s\", where: #{ kind: [\"begin\"] } },\n  \
-         ended: #{ of: \"job.took\", calc: \"count\", over: \"20s\", where: #{ kind: [\"end\"] }, after: \"begun\", within: \"10s\" }",
+        "begun: #{ of: \"job.kind\", calc: \"count\", over: \"1s\", where: #{ kind: [\"begin\"] } },\n  \
+         ended: #{ of: \"job.kind\", calc: \"count\", over: \"20s\", where: #{ kind: [\"end\"] }, after: \"begun\", within: \"10s\" }",
         r#"fn enter(w, p) { w.ended.overdue }
 fn test_an_end_in_time(t) {
   t.event("5s", "job{cgroup=/a, kind=begin}");
@@ -156,8 +156,8 @@ fn test_the_right_cpu_is_asked(t) {
 fn how_many_are_above_a_line() {
     passes(&rule(
         "host",
-        "n: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", across: \"cpu\", take: \"count_over\", over_line: 90.0, coverage: 0.1 },\n  \
-         part: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", across: \"cpu\", take: \"share_over\", over_line: 90.0, coverage: 0.1 },\n  \
+        "n: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", across: \"cpu\", take: \"count_over\", over_line: 0.9, coverage: 0.1 },\n  \
+         part: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", across: \"cpu\", take: \"share_over\", over_line: 0.9, coverage: 0.1 },\n  \
          most: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", across: \"cpu\", take: \"max\", coverage: 0.1 },\n  \
          sum: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", across: \"cpu\", take: \"sum\", coverage: 0.1 },\n  \
          stalls: #{ of: \"stall.took\", calc: \"sum\", over: \"5s\", across: \"cgroup\", take: \"count_over\", over_line: 20.0, coverage: 0.1 }",

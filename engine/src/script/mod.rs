@@ -29,7 +29,7 @@ pub use manifest::{
 };
 pub use rule::{Compiled, MAX_SOURCE, Overrides, Rule, compile};
 pub use sandbox::Sandbox;
-pub use testing::{TestOutcome, run_tests};
+pub use testing::{Coverage, TestOutcome, Tested, run_tests, test_rule};
 
 pub(crate) use context::Ctx;
 #[cfg(test)]

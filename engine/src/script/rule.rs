@@ -326,6 +326,26 @@ impl Rule {
         self.lowered.iter().all(|(_, e, l)| e.is_some() && (!self.has_leave || l.is_some()))
     }
 
+    /// The same rule with other settings, from the same text.
+    pub fn again(&self, sandbox: &Sandbox, schema: &Schema, text: &str, overrides: &Overrides) -> Compiled {
+        compile(sandbox, schema, &self.file, text, overrides)
+    }
+
+    /// The same rule with another AST, all in the interpreter.
+    pub(crate) fn interpreted(&self, ast: AST) -> Rule {
+        Rule {
+            file: self.file.clone(),
+            manifest: self.manifest.clone(),
+            tests: self.tests.clone(),
+            causes: self.causes.clone(),
+            has_leave: self.has_leave,
+            ast,
+            has_verdict: self.has_verdict,
+            lowered: self.lowered.iter().map(|(kind, ..)| (*kind, None, None)).collect(),
+            thresholds: self.thresholds.clone(),
+        }
+    }
+
     fn call(&self, subject: &Subject, numbers: Vec<Numbers>, strict: bool) -> Rc<Call> {
         Rc::new(Call {
             manifest: self.manifest.clone(),

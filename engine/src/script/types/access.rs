@@ -194,6 +194,10 @@ impl Checker<'_, '_> {
             (Ty::Checkpoint, "cause") => {
                 self.facts.expected.insert(s.to_string());
             }
+            (Ty::Checkpoint, "health") if !natives::HEALTH.contains(&s.as_str()) => {
+                self.report.add(Code::TestSyntax, at, format!("`{s}` is no health to expect"));
+                self.report.suggest(s, natives::HEALTH);
+            }
             (Ty::Checkpoint, "expect") => {
                 if s == "resolved" {
                     self.facts.resolves = true;
