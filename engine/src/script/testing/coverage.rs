@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::super::diag::Place;
 use super::super::rule::Rule;
 use super::super::sandbox::Sandbox;
+use super::record::{Recorded, Series, Want};
 
 /// What the tests of one rule reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -24,8 +25,47 @@ pub struct Coverage {
     pub causes_missed: Vec<String>,
     /// Functions and the blocks of `if` and `else`; 0 if they were not looked at.
     pub branches: usize,
+    /// Kinds of tests that the rule lacks: `firing`, `clearing`, `silent`, `gap`, `rule-out`.
+    pub kinds_missed: Vec<&'static str>,
     /// The beginnings of those that no test reached.
     pub branches_missed: Vec<Place>,
+}
+
+/// Which kinds of tests were seen.
+#[derive(Debug, Default)]
+pub(super) struct Kinds {
+    seen: BTreeSet<&'static str>,
+}
+
+impl Kinds {
+    pub(super) fn note(&mut self, recorded: &Recorded) {
+        let expects = |w: Want| recorded.expectations.iter().filter(move |e| e.what == w);
+        let state = |s: &str| expects(Want::State).any(|e| e.text == s);
+        let all = |s: &str| expects(Want::State).all(|e| e.text == s);
+        let holes = |s: &Series| s.values.split_whitespace().any(|v| v.starts_with('_'));
+        let gap = !recorded.pauses.is_empty() || state("stale") || recorded.series.iter().any(holes);
+        for (kind, is) in [
+            ("firing", state("firing")),
+            ("clearing", state("resolved")),
+            ("silent", state("silent") && all("silent")),
+            ("gap", gap),
+            ("rule-out", expects(Want::RulesOut).next().is_some()),
+        ] {
+            if is {
+                self.seen.insert(kind);
+            }
+        }
+    }
+
+    /// The kinds that were not; a rule that rules nothing out needs no test for it.
+    pub(super) fn missed(&self, text: &str) -> Vec<&'static str> {
+        let mut all = vec!["firing", "clearing", "silent", "gap"];
+        if text.contains(".rules_out(\"") && text.contains("fn verdict(") {
+            all.push("rule-out");
+        }
+        all.retain(|k| !self.seen.contains(k));
+        all
+    }
 }
 
 /// A rule whose blocks say that they were reached.

@@ -23,7 +23,7 @@ use crate::finding::Phase;
 use crate::schema::Schema;
 use crate::window::Limits;
 pub use coverage::Coverage;
-use coverage::Marked;
+use coverage::{Kinds, Marked};
 use expect::Seen;
 use plan::{Input, Plan, is_gap, plan};
 use record::Want;
@@ -95,6 +95,7 @@ pub fn test_rule(
     let host = Bench { text, sandbox, schema, others, until };
     let marked = if branches { Marked::new(rule, text, sandbox) } else { None };
     sandbox.take_reached();
+    let mut kinds = Kinds::default();
     let (mut outcomes, mut causes, mut reached) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     for name in &rule.tests {
         let script = Script::default();
@@ -103,6 +104,7 @@ pub fn test_rule(
             Ok(()) => match plan(&script.0.borrow(), &streams) {
                 Err(problems) => problems,
                 Ok(plan) => {
+                    kinds.note(&script.0.borrow());
                     let failures = host.run(rule, &plan, &mut causes, |r| r);
                     if let Some(m) = &marked {
                         let mark = |r: Rc<Rule>| match Rc::ptr_eq(&r, rule) {
@@ -129,6 +131,7 @@ pub fn test_rule(
         file: rule.file.clone(),
         causes: rule.causes.len(),
         causes_missed: rule.causes.iter().filter(|c| !causes.contains(*c)).cloned().collect(),
+        kinds_missed: kinds.missed(text),
         branches: places.len(),
         branches_missed: coverage::missed(places, &reached),
     };
