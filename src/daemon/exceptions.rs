@@ -34,12 +34,18 @@ impl Exceptions {
         }
     }
 
+    /// Takes over the exceptions of a changed config; what was told stays known.
+    pub fn replace(&mut self, newer: Exceptions) {
+        self.by_rule = newer.by_rule;
+    }
+
     /// Whether to tell this verdict at this wall time; counts those that are not.
     pub fn tell(&mut self, v: &Verdict, wall_ns: u64) -> bool {
-        if self.by_rule.is_empty() {
+        let over = matches!(v.state, State::Resolved | State::Withdrawn);
+        if self.by_rule.is_empty() && over {
+            self.told.remove(&v.incident);
             return true;
         }
-        let over = matches!(v.state, State::Resolved | State::Withdrawn);
         if over && self.told.remove(&v.incident) {
             return true;
         }

@@ -50,6 +50,7 @@ pub fn log(line: &str) {
 enum Message {
     Verdict(Box<Verdict>),
     Log(String),
+    Exceptions(Exceptions),
 }
 
 /// The engine's end of the printer.
@@ -82,6 +83,14 @@ impl Printer {
         self.send(Message::Log(line));
     }
 
+    /// Hands over the exceptions of a changed config. Gives them back if they did not fit, for another try.
+    pub fn exceptions(&mut self, e: Exceptions) -> Option<Exceptions> {
+        match self.to.try_send(Message::Exceptions(e)) {
+            Err(TrySendError::Full(Message::Exceptions(e))) => Some(e),
+            _ => None,
+        }
+    }
+
     fn send(&mut self, m: Message) {
         if self.dropped > 0 {
             let told =
@@ -108,6 +117,7 @@ impl Printing {
         for m in self.from {
             match m {
                 Message::Log(line) => log(&line),
+                Message::Exceptions(newer) => exceptions.replace(newer),
                 Message::Verdict(mut v) => {
                     let now = clock::now();
                     names.decorate(&mut v, now.boot_ns);
