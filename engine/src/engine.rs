@@ -146,7 +146,11 @@ impl Engine {
         for rule in rules {
             let before =
                 old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
-            let active = self.activate(rule, before);
+            let active = match before {
+                // The very same rule: nothing of it changes, not even its being suspended.
+                Some(same) if Rc::ptr_eq(&same.rule, &rule) => same,
+                before => self.activate(rule, before),
+            };
             self.rules.push(active);
         }
         for gone in old {
