@@ -52,11 +52,11 @@ fn the_example_is_right() {
     assert_eq!(c.rules["cpu.irq_storm"].enabled, Some(false));
     let kinds: Vec<_> = c.receivers.iter().map(|r| (r.name.as_str(), &r.kind)).collect();
     assert!(
-        matches!(kinds[0], ("ops", ReceiverKind::Webhook(h)) if h.timeout_ns == Some(10 * SEC) && h.secret_file.is_some())
+        matches!(kinds[0], ("ops", ReceiverKind::Webhook(w)) if w.http.timeout_ns == Some(10 * SEC) && w.secret_file.is_some())
     );
     assert!(matches!(kinds[1], ("chat", ReceiverKind::Slack(h)) if h.url.is_none() && h.url_file.is_some()));
     assert!(
-        matches!(kinds[2], ("mail", ReceiverKind::Email(e)) if e.port == 587 && e.tls == Tls::Starttls && e.login.is_some())
+        matches!(kinds[2], ("mail", ReceiverKind::Email(Email { via: Via::Smtp(s), .. })) if s.port == 587 && s.tls == Tls::Starttls && s.login.is_some())
     );
     assert_eq!(c.routes[0].matches["severity"].len(), 2);
     assert_eq!(
@@ -139,7 +139,7 @@ fn top_level() {
     );
     bad(
         "zzz = 1",
-        &["1:1 unknown key `zzz` [possible here: interval, rules_dirs, collectors, rules, receiver, route]"],
+        &["1:1 unknown key `zzz` [possible here: interval, rules_dirs, collectors, rules, receiver, route, store]"],
     );
 }
 
@@ -215,7 +215,7 @@ fn receivers() {
         &[
             "3:8 unknown type of receiver `webhok` [did you mean `webhook`?]",
             "5:8 there are two receivers called `a`",
-            "7:1 unknown key `url` [possible here: name, type]",
+            "7:1 unknown key `url` [possible here: name, type, burst, per_minute, retry_for, max_pending, heartbeat]",
             "8:1 this receiver has no `name`",
             "8:1 this receiver has no `type`",
         ],
@@ -250,7 +250,9 @@ fn receivers() {
         let c = good(&format!(
             "[[receiver]]\nname = \"m\"\ntype = \"email\"\nsmtp = \"{server}\"\ntls = \"none\"\nfrom = \"a@b\"\nto = [\"c@d\"]"
         ));
-        assert!(matches!(&c.receivers[0].kind, ReceiverKind::Email(e) if e.port == 25));
+        assert!(
+            matches!(&c.receivers[0].kind, ReceiverKind::Email(Email { via: Via::Smtp(s), .. }) if s.port == 25)
+        );
     }
 }
 
