@@ -12,6 +12,7 @@ mod record;
 mod replay;
 mod rules;
 mod run;
+mod sarif;
 mod silence;
 mod test;
 

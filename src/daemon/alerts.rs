@@ -6,11 +6,13 @@ use std::sync::Arc;
 use whystall_collectors::runner::clock;
 
 use super::output::log;
+use super::reload::{Hook, Outcome};
+use super::service;
 use super::workloads::Names;
 use crate::config::{Config, ConfigError};
 use crate::notify::dispatch::Policy;
 use crate::notify::receivers;
-use crate::notify::service::{Fresh, Prepare, RULES, Receivers, Service, Setup};
+use crate::notify::service::{Fresh, Handle, Prepare, RULES, Receivers, Service, Setup};
 use crate::store::{Retention, Store, StoreError, state_dir};
 
 /// What a run has for its verdicts, besides standard output.
@@ -77,6 +79,49 @@ pub fn fresh(config: &Config, host: &str) -> Result<Fresh, ConfigError> {
         retention: retention(config),
         prepare: prepare(),
     })
+}
+
+/// Takes a changed config's receivers and routes over, and tells the service manager of reloads.
+#[derive(Debug)]
+pub struct OnReload {
+    handle: Option<Handle>,
+    host: String,
+    checked: Option<Fresh>,
+}
+
+impl OnReload {
+    /// For the service that runs, if one does.
+    pub fn new(handle: Option<Handle>, host: String) -> OnReload {
+        OnReload { handle, host, checked: None }
+    }
+}
+
+impl Hook for OnReload {
+    fn begins(&mut self) {
+        service::reloading();
+    }
+
+    fn check(&mut self, config: &Config) -> Result<(), String> {
+        let built = fresh(config, &self.host).map_err(|e| {
+            let first = e.problems.first().map(|p| p.message.clone());
+            first.unwrap_or_else(|| "a receiver is wrong".to_string())
+        })?;
+        if self.handle.is_none() && !config.receivers.is_empty() {
+            log(
+                "receivers of the changed config need a restart: nothing was to be kept or told at the start",
+            );
+        }
+        self.checked = Some(built);
+        Ok(())
+    }
+
+    fn ended(&mut self, outcome: &Outcome<'_>) {
+        let checked = self.checked.take();
+        if let (Outcome::Applied(_), Some(handle), Some(fresh)) = (outcome, &self.handle, checked) {
+            handle.configure(fresh);
+        }
+        service::ready();
+    }
 }
 
 const OTHER: &str = "warning: another whystall runs";

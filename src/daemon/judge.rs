@@ -18,8 +18,8 @@ const STATE_AGAIN_NS: u64 = 30 * SEC;
 /// A larger state is not kept.
 const MAX_STATE: usize = 8 << 20;
 
-/// An engine that tells its own rules about rules that misbehave (`self.rule`) and findings that found no room
-/// (`self.lost`).
+/// An engine that tells its own rules about rules that misbehave (`self.rule`), findings that found no room
+/// (`self.lost`), and files that were refused (`self.reload`).
 #[derive(Debug)]
 pub struct Judge {
     engine: Engine,
@@ -31,6 +31,8 @@ pub struct Judge {
     silenced: Silenced,
     /// The mark of the state that was handed out last, and when.
     kept: (u64, u64),
+    reload: Arc<Stream>,
+    refused: Option<String>,
 }
 
 impl Judge {
@@ -47,6 +49,8 @@ impl Judge {
             overflow: 0,
             silenced: Silenced::default(),
             kept: (0, 0),
+            reload: Arc::new(health::RELOAD),
+            refused: None,
         }
     }
 
@@ -90,6 +94,16 @@ impl Judge {
         Some(self.state(now))
     }
 
+    /// Replaces the rules with the next tick; state of rules that stay is kept.
+    pub fn load(&mut self, rules: Vec<Rc<Rule>>) {
+        self.engine.load(rules);
+    }
+
+    /// What is wrong with the files as they are now, if what they say is not in force.
+    pub fn refused(&mut self, why: Option<String>) {
+        self.refused = why;
+    }
+
     /// Takes a batch in.
     pub fn ingest(&mut self, batch: &Batch) {
         self.engine.ingest(batch);
@@ -124,6 +138,11 @@ impl Judge {
             self.overflow = overflow;
             self.engine.ingest(&batch);
         }
+        let mut batch = Batch::new(self.reload.clone(), tick.at);
+        if let Some(why) = &self.refused {
+            batch.row(Subject::Host).text(health::reload::WHAT, why.as_str());
+        }
+        self.engine.ingest(&batch);
         (verdicts, problems)
     }
 }

@@ -1,8 +1,10 @@
 //! The run: collectors into the engine on one thread, verdicts out on another, and the main thread waiting for signals.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel as unbounded, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,10 +19,11 @@ use super::rule_files::RuleFile;
 use super::rule_set::{Choice, RuleSet};
 use super::service::{self, Beat, Watchdog};
 use super::signals::{Signals, Wake, Waker};
+use super::swap::{Order, Polled, Swap};
 use super::workloads::Names;
-use super::{exceptions::Exceptions, sources};
+use super::{exceptions::Exceptions, reload, sources};
 use crate::config::{Config, ConfigError};
-use crate::notify::service::Handle;
+use crate::notify::service::{Handle, Service};
 
 /// Collectors get so long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
@@ -48,6 +51,10 @@ pub struct Plan {
     pub form: Form,
     /// When to end by itself.
     pub duration: Option<Duration>,
+    /// Where config and rules came from, to read them again.
+    pub from: reload::Files,
+    /// What takes part in reloads.
+    pub hooks: Vec<Box<dyn reload::Hook>>,
 }
 
 /// Why a run did not start or go on.
@@ -66,7 +73,7 @@ pub enum RunError {
 
 /// What the engine's thread reports once, when it is ready.
 struct Ready {
-    stopper: Stopper,
+    end: End,
     rules: usize,
     /// Lines for people.
     notes: Vec<String>,
@@ -81,24 +88,57 @@ struct Kept {
     rules: Option<String>,
 }
 
+/// Ends the collectors that run now, which a reload may replace.
+#[derive(Debug, Clone)]
+struct End(Arc<Mutex<(bool, Stopper)>>);
+
+impl End {
+    fn new(stopper: Stopper) -> End {
+        End(Arc::new(Mutex::new((false, stopper))))
+    }
+
+    fn stop(&self) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.0 = true;
+        held.1.stop();
+    }
+
+    fn replace(&self, stopper: Stopper) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.0 {
+            stopper.stop();
+        }
+        held.1 = stopper;
+    }
+}
+
 /// Runs until a signal, the end of the time, or a closed standard output. `about` says what is watched, `notes` what is
 /// not.
 ///
 /// # Errors
 /// If it cannot start, or a thread of it fails.
-pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> Result<(), RunError> {
+pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> Result<(), RunError> {
     let interval = sources::tick(&plan.config);
     let (form, until) = (plan.form, plan.duration.map(|d| Instant::now() + d));
     let host = plan.facts.host.clone();
-    let Alerts { service, rules, notes: told } =
+    let Alerts { service: notifier, rules, notes: told } =
         alerts::start(&plan.config, &host).map_err(RunError::Config)?;
-    let kept = service.as_ref().map(|s| Kept { handle: s.handle(), rules });
+    let kept = notifier.as_ref().map(|s| Kept { handle: s.handle(), rules });
     let beat = Beat::default();
     let mut watchdog = Watchdog::new(beat.clone(), interval);
     let (printer, printing) = channel();
     let (ready_to, ready) = sync_channel(1);
     let waker = signals.waker();
-    let engine = thread("engine", &waker, move || engine(plan, kept, &beat, printer, &ready_to))?;
+    let (orders_to, orders) = unbounded();
+    let (from, mut hooks) = (plan.from.clone(), std::mem::take(&mut plan.hooks));
+    hooks.push(Box::new(alerts::OnReload::new(notifier.as_ref().map(Service::handle), host.clone())));
+    let mut begun = reload::Begun {
+        config: plan.config.clone(),
+        schema: plan.schema.clone(),
+        files: plan.files.clone(),
+        broken: false,
+    };
+    let engine = thread("engine", &waker, move || engine(plan, kept, &beat, printer, &ready_to, orders))?;
     let printer = thread("output", &waker, move || printing.run(form, Names::default()))?;
     let ready = match ready.recv() {
         Ok(Ok(ready)) => ready,
@@ -115,6 +155,8 @@ pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> 
         // A diagnostic has several lines and is escaped.
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{d}"));
     }
+    begun.broken = !ready.broken.is_empty();
+    let reload = reload::start(from, begun, hooks, orders_to)?;
     service::ready();
     loop {
         // The watchdog's time is one more to wake at.
@@ -126,18 +168,19 @@ pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> 
         match wake {
             // Only a thread's end wakes: it failed, or standard output was closed.
             Wake::End | Wake::Timeout | Wake::Closed | Wake::Woken => break,
-            Wake::Reload => log(
-                "SIGHUP: the config and the rules are read at the start only; restart to use changed ones",
-            ),
+            Wake::Reload => {
+                log("SIGHUP: reading the config and the rules again");
+                reload.ask();
+            }
         }
     }
     service::stopping();
-    ready.stopper.stop();
+    ready.end.stop();
     let stuck = join(engine, "engine")??;
     if !stuck.is_empty() {
         log(&format!("these collectors did not end in time: {}", stuck.join(", ")));
     }
-    if service.is_some_and(|s| !s.stop(DELIVER_WITHIN)) {
+    if notifier.is_some_and(|s| !s.stop(DELIVER_WITHIN)) {
         log("the store did not end in time; its last changes may be missing");
     }
     // The engine has dropped its end of the channel, so the printer ends when all is printed, if somebody reads it.
@@ -178,6 +221,11 @@ fn join<T>(thread: JoinHandle<T>, name: &'static str) -> Result<T, RunError> {
     thread.join().map_err(|_| RunError::Thread(name))
 }
 
+/// Each rule's tags, for routes.
+fn tags<'a>(rules: impl Iterator<Item = &'a Rc<Rule>>) -> BTreeMap<String, Vec<String>> {
+    rules.map(|r| (r.manifest.id.clone(), r.manifest.tags.clone())).collect()
+}
+
 /// The engine's thread: compiles the rules, starts the collectors, and judges. Returns the collectors that did not end.
 fn engine(
     plan: Plan,
@@ -185,6 +233,7 @@ fn engine(
     beat: &Beat,
     mut printer: Printer,
     ready: &SyncSender<Result<Ready, RunError>>,
+    orders: Receiver<Order>,
 ) -> Result<Vec<String>, RunError> {
     let interval = sources::tick(&plan.config);
     let sandbox = Rc::new(Sandbox::new());
@@ -200,9 +249,7 @@ fn engine(
     let mut judge = Judge::new(rules, &sandbox, sources::nanos(interval), plan.facts);
     judge.except(Exceptions::of(&plan.config), Some(Names::default()));
     let store = kept.map(|k| {
-        k.handle.tags(
-            set.running.iter().map(|l| (l.rule.manifest.id.clone(), l.rule.manifest.tags.clone())).collect(),
-        );
+        k.handle.tags(tags(set.running.iter().map(|l| &l.rule)));
         k.handle.known(judge.restore(k.rules.as_deref(), clock::now()));
         k.handle
     });
@@ -222,8 +269,10 @@ fn engine(
             p.help.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
         )
     });
+    judge.refused(reload::brief(&set.diagnostics));
+    let end = End::new(runner.stopper());
     let told = Ready {
-        stopper: runner.stopper(),
+        end: end.clone(),
         rules: count,
         notes: set.notes.into_iter().chain(strangers).chain(idle).collect(),
         broken: set.diagnostics.into_iter().filter(|d| d.level == Level::Error).collect(),
@@ -231,9 +280,11 @@ fn engine(
     if ready.send(Ok(told)).is_err() {
         return Ok(runner.stop(STOP_WITHIN));
     }
-    drop((set.running, plan.schema));
+    let mut swap = Swap::new(orders, &set.running, plan.schema);
+    drop(set.running);
     loop {
-        match runner.next(IDLE) {
+        // While there is a change to prepare, only what is queued goes before it.
+        match runner.next(if swap.busy() { Duration::ZERO } else { IDLE }) {
             Event::Batch(batch) => judge.ingest(&batch),
             Event::Tick(t) => {
                 for trouble in store.as_ref().map(Handle::take_troubles).unwrap_or_default() {
@@ -253,8 +304,24 @@ fn engine(
                     s.rules(state);
                 }
                 beat.beat();
+                if let Polled::Refused(why) = swap.poll() {
+                    judge.refused(why);
+                }
             }
-            Event::Idle => {}
+            Event::Idle => {
+                if let Some(mut changed) = swap.step(&sandbox) {
+                    if let Some(s) = &store {
+                        s.tags(tags(changed.rules.iter()));
+                    }
+                    judge.load(std::mem::take(&mut changed.rules));
+                    judge.refused(None);
+                    if let Some(jobs) = changed.jobs.take() {
+                        replace(&mut runner, &mut judge, jobs, interval, &end)?;
+                    }
+                    judge.except(std::mem::take(&mut changed.exceptions), Some(Names::default()));
+                    changed.tell();
+                }
+            }
             Event::Stopped => {
                 if let Some(s) = &store {
                     s.rules(judge.state(clock::now()));
@@ -264,4 +331,29 @@ fn engine(
             }
         }
     }
+}
+
+/// Starts other collectors, then ends the present ones; what these have delivered is still taken in.
+fn replace(
+    runner: &mut Runner,
+    judge: &mut Judge,
+    jobs: Vec<Job>,
+    interval: Duration,
+    end: &End,
+) -> Result<(), RunError> {
+    let next = Runner::start(jobs, &Options::every(interval))?;
+    end.replace(next.stopper());
+    let mut old = std::mem::replace(runner, next);
+    old.stopper().stop();
+    loop {
+        match old.next(Duration::ZERO) {
+            Event::Batch(batch) => judge.ingest(&batch),
+            // The new ones tick.
+            Event::Tick(_) => {}
+            Event::Idle | Event::Stopped => break,
+        }
+    }
+    // A collector that is stuck must not hold up the engine; without a thread, dropping it ends it as well.
+    let _ = Builder::new().name("ending".into()).spawn(move || old.stop(STOP_WITHIN));
+    Ok(())
 }

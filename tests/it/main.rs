@@ -5,6 +5,7 @@ mod alerts;
 mod bad_input;
 mod live;
 mod program;
+mod reload;
 mod replay;
 mod rules;
 mod tidy;
