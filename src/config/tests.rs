@@ -257,6 +257,64 @@ fn receivers() {
 }
 
 #[test]
+fn keys_of_receivers() {
+    let receiver = |kind: &str, rest: &str| format!("[[receiver]]\nname = \"a\"\ntype = \"{kind}\"\n{rest}");
+    bad(
+        &receiver(
+            "webhook",
+            "url = \"https://u:p@h/\"\ncontent_type = \"x\"\nbearer_fil = \"t\"\nproxy = \"u@h:3128\"",
+        ),
+        &[
+            "4:7 this URL has a password in it [write it into a file and name that with url_file]",
+            "5:16 `content_type` is only for what a `template` makes",
+            "5:16 this is no type of content [write for example \"application/json\"]",
+            "6:1 unknown key `bearer_fil` [did you mean `bearer_file`?]",
+            "7:9 this is no URL [write https://host/path]",
+        ],
+    );
+    bad(
+        &receiver(
+            "webhook",
+            "url = \"https://h/\"\ntemplate = \"x\"\ntemplate_file = \"/x\"\ntimeout = \"1ms\"",
+        ),
+        &[
+            "6:17 `template` and `template_file` cannot both be given",
+            "7:11 `1ms` is too short: at least 100ms",
+        ],
+    );
+    bad(
+        &receiver("slack", "url = \"https://h/\"\nsecret_fil = \"/x\""),
+        &["5:1 unknown key `secret_fil` [did you mean `bearer_file`?]"],
+    );
+    bad(
+        &receiver(
+            "alertmanager",
+            "url = \"http://h/\"\nlabels = { \"a-b\" = \"x\", severity = \"x\", ok = 1 }\nexpire = \"1s\"",
+        ),
+        &[
+            "5:12 this is no name of a label [letters, digits and `_`, not beginning with a digit]",
+            "5:25 the label `severity` is set by whystall",
+            "5:46 expected text in quotes, found a number",
+            "6:10 `1s` is too short: at least 1m",
+        ],
+    );
+    bad(
+        &receiver("email", "sendmail = \"sendmail\"\ntls = \"none\"\nfrom = \"a@b.c\"\nto = [\"a@b.c\"]"),
+        &[
+            "4:12 this is no whole path [write for example \"/usr/sbin/sendmail\"]",
+            "5:7 `sendmail` and `tls` cannot both be given",
+        ],
+    );
+    let c =
+        good(&receiver("webhook", "url = \"https://h/\"\nproxy = \"none\"\nallow_special_addresses = true"));
+    assert!(
+        matches!(&c.receivers[0].kind, ReceiverKind::Webhook(w) if w.http.proxy == Proxy::None && w.http.allow_special_addresses)
+    );
+    assert_eq!(c.source().position(c.receivers[0].span_of("proxy").start).line, 5);
+    assert_eq!(c.source().position(c.receivers[0].span_of("template").start).line, 1);
+}
+
+#[test]
 fn routes() {
     bad(
         "[[receiver]]\nname = \"ops\"\ntype = \"journal\"\n[[route]]\nreceivers = [\"opps\"]\nmatch = { severity = [\"bad\"], casue = \"x\" }\nrepeat_interval = \"1s\"\n[[route]]\n[[route]]\nreceivers = []",
