@@ -8,6 +8,7 @@ mod error;
 mod glob;
 mod notify;
 mod read;
+mod receiver;
 mod walk;
 
 #[cfg(test)]
@@ -22,9 +23,10 @@ use whystall_event::SEC;
 
 pub use error::{ConfigError, Position, Problem, Source};
 pub use glob::Glob;
-pub use notify::{
-    Alertmanager, Email, Http, OWN_LABELS, Proxy, Receiver, ReceiverKind, Route, SecretFile, Smtp, Template,
-    Tls, Via, Webhook,
+pub use notify::Route;
+pub use receiver::{
+    Alertmanager, Email, Http, OWN_LABELS, Proxy, Receiver, ReceiverKind, SecretFile, Smtp, Template, Tls,
+    Via, Webhook,
 };
 
 /// Where the config is looked for when no other is named.

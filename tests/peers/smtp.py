@@ -4,11 +4,11 @@ Prints its port, then one JSON object for each message that it takes. Recipients
 `once` are refused with 451, 550, or with 451 at first. A sender that begins with `reject` has its data refused with 554.
 """
 
+import asyncio
 import json
 import ssl
 import sys
 
-from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult
 
 mode, certificate, key, user, password = sys.argv[1:6]
@@ -54,25 +54,23 @@ context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 context.load_cert_chain(certificate, key)
 
 
-class Server(Controller):
-    def factory(self):
-        login = dict(authenticator=authenticate, auth_required=bool(user))
-        if mode == "starttls":
-            return SMTP(self.handler, hostname="localhost", tls_context=context, require_starttls=True, **login)
-        login["auth_require_tls"] = False
-        return SMTP(self.handler, hostname="localhost", **login)
+handler = Handler()
 
 
-server = Server(
-    Handler(),
-    hostname="127.0.0.1",
-    port=0,
-    ssl_context=context if mode == "implicit" else None,
-    ready_timeout=30,
-)
-# Port 0 cannot be asked by the controller's own readiness check.
-server._trigger_server = lambda: None
-server.start()
-print(server.server.sockets[0].getsockname()[1], flush=True)
-sys.stdin.read()
-server.stop()
+def factory():
+    login = dict(authenticator=authenticate, auth_required=bool(user))
+    if mode == "starttls":
+        return SMTP(handler, hostname="localhost", tls_context=context, require_starttls=True, **login)
+    return SMTP(handler, hostname="localhost", auth_require_tls=False, **login)
+
+
+async def main():
+    tls = context if mode == "implicit" else None
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(factory, "127.0.0.1", 0, ssl=tls)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    # Ends with its standard input, so that it does not outlive the test.
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+asyncio.run(main())

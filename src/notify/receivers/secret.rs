@@ -79,6 +79,12 @@ pub(super) fn read(setting: &Path, key: &'static str) -> Result<Secret, Wrong> {
     }
 }
 
+/// As it stands in headers and in logins.
+pub(super) fn base64(s: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(s)
+}
+
 /// Takes secrets out of texts that come from peers and libraries, before anyone sees them.
 #[derive(Clone, Default)]
 pub(super) struct Redactor(Vec<String>);
@@ -104,6 +110,9 @@ impl Redactor {
         let parts =
             [url.path().trim_start_matches('/'), url.query().unwrap_or(""), url.password().unwrap_or("")];
         parts.into_iter().for_each(|p| self.hide(p));
+        if let Some(password) = url.password() {
+            self.hide(&base64(&format!("{}:{password}", url.username())));
+        }
         let long = |s: &&str| s.len() >= 8;
         url.path().split('/').filter(long).for_each(|s| self.hide(s));
         for (_, value) in url.query_pairs() {

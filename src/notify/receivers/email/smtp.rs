@@ -54,8 +54,8 @@ pub(super) fn build(settings: &Smtp, host: &str, redactor: &mut Redactor) -> Res
         Some((user, file)) => {
             let password = secret::read(file, "password_file")?;
             redactor.hide(password.expose());
-            redactor.hide(&encoded(password.expose()));
-            redactor.hide(&encoded(&format!("\0{user}\0{}", password.expose())));
+            redactor.hide(&secret::base64(password.expose()));
+            redactor.hide(&secret::base64(&format!("\0{user}\0{}", password.expose())));
             Some(Credentials::new(user.clone(), password.expose().to_string()))
         }
     };
@@ -64,11 +64,6 @@ pub(super) fn build(settings: &Smtp, host: &str, redactor: &mut Redactor) -> Res
     let hello = ClientId::Domain(if named { host.to_string() } else { "localhost".into() });
     let (host, port, tls) = (settings.host.clone(), settings.port, settings.tls);
     Ok(Server { host, port, tls, parameters, login, hello })
-}
-
-fn encoded(s: &str) -> String {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(s)
 }
 
 impl Server {
