@@ -54,10 +54,13 @@ fn the_example_is_right() {
     assert!(
         matches!(kinds[0], ("ops", ReceiverKind::Webhook(w)) if w.http.timeout_ns == Some(10 * SEC) && w.secret_file.is_some())
     );
-    assert!(matches!(kinds[1], ("chat", ReceiverKind::Slack(h)) if h.url.is_none() && h.url_file.is_some()));
+    assert!(matches!(kinds[2], ("chat", ReceiverKind::Slack(h)) if h.url.is_none() && h.url_file.is_some()));
     assert!(
-        matches!(kinds[2], ("mail", ReceiverKind::Email(Email { via: Via::Smtp(s), .. })) if s.port == 587 && s.tls == Tls::Starttls && s.login.is_some())
+        matches!(kinds[3], ("mail", ReceiverKind::Email(Email { via: Via::Smtp(s), .. })) if s.port == 587 && s.tls == Tls::Starttls && s.login.is_some())
     );
+    assert!(matches!(kinds[1], ("alerts", ReceiverKind::Alertmanager(a)) if a.labels["team"] == "platform"));
+    assert!(matches!(kinds[4].1, ReceiverKind::Email(Email { via: Via::Sendmail(_), .. })));
+    assert!(matches!(kinds[5].1, ReceiverKind::Journal));
     assert_eq!(c.routes[0].matches["severity"].len(), 2);
     assert_eq!(
         (c.routes[0].group_wait_ns, c.routes[0].repeat_interval_ns),

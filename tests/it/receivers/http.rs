@@ -262,3 +262,55 @@ fn slack_takes_text_and_an_attachment() {
     assert!(p["text"].as_str().unwrap().contains("&lt;b&gt;412 ms&lt;/b&gt;"));
     assert_eq!(p["attachments"][0]["color"], "#ecb22e");
 }
+
+/// A name is judged by what it is resolved to for the connection. Names of this test stand in a file of hosts that only a
+/// mount namespace of its own sees.
+#[test]
+fn names_of_special_addresses_are_refused() {
+    const INSIDE: &str = "WHYSTALL_TEST_HOSTS";
+    let (address, seen) = peer(vec![ok(), ok()]);
+    let port = address.rsplit(':').next().unwrap();
+    let try_to = |host: &str, lines: &str| {
+        let url = format!("url = \"http://{host}:{port}/\"\nproxy = \"none\"\ntimeout = \"5s\"\n{lines}");
+        deliver(&*receiver("webhook", &url), &firing("n"))
+    };
+    if std::env::var_os(INSIDE).is_some() {
+        for (host, address) in [
+            ("v4.test", "169.254.169.254"),
+            ("v6.test", "fd00:ec2::254"),
+            ("mapped.test", "::ffff:169.254.169.254"),
+        ] {
+            let outcome = try_to(host, "");
+            let (why, _) = retry(&outcome);
+            assert!(why.contains(address) && why.contains("allow_special_addresses"), "{why}");
+        }
+        // What is no host's address reaches the host itself, once it is allowed: so the names are known, and the guard it
+        // was that refused them.
+        assert!(retry(&try_to("zero.test", "")).0.contains("no address of a host"));
+        assert_eq!(try_to("zero.test", "allow_special_addresses = true"), delivered());
+        // One good address among others is enough.
+        assert_eq!(try_to("both.test", ""), delivered());
+        assert!(seen.try_iter().count() == 2);
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("hosts");
+    let names = "169.254.169.254 v4.test both.test\n127.0.0.1 both.test\nfd00:ec2::254 v6.test\n\
+                 ::ffff:169.254.169.254 mapped.test\n0.0.0.0 zero.test\n";
+    std::fs::write(&hosts, names).unwrap();
+    let script = "mount --bind \"$1\" /etc/hosts && exec \"$2\" --exact --nocapture receivers::http::names_of_special_addresses_are_refused";
+    let run = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh"])
+        .arg(&hosts)
+        .arg(std::env::current_exe().unwrap())
+        .env(INSIDE, "1")
+        .output();
+    match run {
+        Ok(o) if o.status.success() => {}
+        Ok(o) if String::from_utf8_lossy(&o.stdout).contains("running 1 test") => {
+            panic!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr))
+        }
+        Ok(o) => eprintln!("skipped: no mount namespace: {}", String::from_utf8_lossy(&o.stderr).trim()),
+        Err(e) => eprintln!("skipped: no unshare: {e}"),
+    }
+}

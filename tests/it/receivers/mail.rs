@@ -111,7 +111,7 @@ fn recipients_have_outcomes_of_their_own() {
     let to = "from = \"w@x.example\"\nto = [\"a@x.example\", \"once@x.example\", \"never@x.example\", \"later@x.example\"]";
     let email = receiver("email", &mail.lines("starttls", to));
     let mut n = firing("n");
-    for (left, reached) in [("2 recipients", "a@x.example"), ("1 recipients", "once@x.example")] {
+    for (left, reached) in [("2 recipients", "a@x.example"), ("1 recipient ", "once@x.example")] {
         let outcome = deliver(&*email, &n);
         let (why, _) = retry(&outcome);
         assert!(why.starts_with(left) && why.contains("451"), "{why}");

@@ -2,6 +2,7 @@
 //! installed (`tests/peers/setup.sh`); without those a test says `skipped: why`.
 
 mod check;
+mod docs;
 mod http;
 mod mail;
 mod peers;
@@ -55,7 +56,7 @@ fn permanent(outcome: &Outcome) -> &str {
 }
 
 fn next<T>(seen: &mpsc::Receiver<T>) -> T {
-    seen.recv_timeout(PATIENCE).expect("the peer saw nothing")
+    seen.recv_timeout(PATIENCE).unwrap_or_else(|e| panic!("the peer saw nothing: {e}"))
 }
 
 fn verdict_json() -> Value {

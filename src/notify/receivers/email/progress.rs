@@ -76,10 +76,12 @@ impl Progress {
     pub(super) fn outcome(self, note: Option<String>) -> Outcome {
         let left = self.left.as_deref().unwrap_or_default();
         if !left.is_empty() {
-            let why = match (left.len(), &self.why) {
-                (n, Some(why)) => format!("{n} recipients are left: {why}"),
-                (n, None) => format!("{n} recipients are left"),
+            let count = if left.len() == 1 {
+                "1 recipient is left".into()
+            } else {
+                format!("{} recipients are left", left.len())
             };
+            let why = format!("{count}: {}", self.why.as_deref().unwrap_or("not yet tried"));
             return Outcome::Retry { why, after: None, progress: serde_json::to_string(&self).ok() };
         }
         let refused: Vec<String> = self.refused.iter().map(|(who, why)| format!("{who}: {why}")).collect();
@@ -114,7 +116,7 @@ mod tests {
             p.note(address, fate, &redactor);
         }
         let Outcome::Retry { why, progress: Some(written), .. } = p.outcome(None) else { panic!() };
-        assert_eq!(why, "1 recipients are left: 451 greylisted");
+        assert_eq!(why, "1 recipient is left: 451 greylisted");
         let mut p = Progress::resume(Some(&written), &all);
         assert_eq!(p.left(&all), addresses(&["b@x.example"]));
         p.note(&all[1], Fate::Taken, &redactor);

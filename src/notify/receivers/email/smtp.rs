@@ -120,7 +120,7 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<AsyncSmtpConnection, Fate> {
-        let addresses = lookup(&self.host, self.port, false).await.map_err(Fate::Later)?;
+        let addresses = lookup(&self.host, self.port, true).await.map_err(Fate::Later)?;
         let implicit = (self.tls == Tls::Implicit).then(|| self.parameters.clone());
         if self.tls == Tls::None && addresses.iter().any(|a| !a.ip().is_loopback()) {
             return Err(Fate::Later("without TLS only a server on this host is allowed".into()));
