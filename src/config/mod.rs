@@ -7,8 +7,8 @@
 mod error;
 mod glob;
 mod notify;
+mod peer;
 mod read;
-mod receiver;
 mod walk;
 
 #[cfg(test)]

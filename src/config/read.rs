@@ -8,9 +8,7 @@ use whystall_event::{MS, SEC, parse_rfc3339};
 
 use super::error::{ConfigError, Source};
 use super::walk::{Value, Walk};
-use super::{
-    CollectorConfig, Config, Exception, Glob, KnownNames, Param, RuleConfig, Severity, notify, receiver,
-};
+use super::{CollectorConfig, Config, Exception, Glob, KnownNames, Param, RuleConfig, Severity, notify};
 
 /// The shortest interval of anything.
 pub(super) const SHORTEST: u64 = 10 * MS;
@@ -66,7 +64,7 @@ fn top(walk: &mut Walk, document: &DeTable<'_>, names: &KnownNames<'_>, config: 
         config.rules.insert(id.get_ref().to_string(), rule);
     }
     if let Some(list) = document.get("receiver").and_then(|v| walk.list(v, "tables, each [[receiver]]")) {
-        config.receivers = receiver::receivers(walk, list);
+        config.receivers = notify::receivers(walk, list);
     }
     if let Some(list) = document.get("route").and_then(|v| walk.list(v, "tables, each [[route]]")) {
         config.routes = notify::routes(walk, list, &config.receivers);
