@@ -14,7 +14,7 @@ const RULE: &str = r#"//! Fires wherever there is memory.
 //!
 //! For tests: it fires at once and never ends.
 const RULE = #{ id: "test.memory", api: 1, severity: "warning", subject: "host", needs: ["meminfo"],
-  windows: #{ total: #{ of: "meminfo.total", calc: "last", over: "5s" } },
+  windows: #{ total: #{ of: "meminfo.mem_total", calc: "last", over: "5s" } },
   fire: #{ hold: "0s" }, clear: #{ hold: "1s" } };
 fn enter(w, p) { w.total.value > 1.0 }
 fn verdict(w, p, ctx) { cause("test.cause", "low").says("there is memory").evidence(w.total) }

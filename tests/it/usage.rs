@@ -95,6 +95,6 @@ fn explanations() {
     run(&["explain", "r012"]).exits(0).prints(&["R012"]);
     run(&["explain", "memory.oom_kill"]).exits(0).prints(&["memory.oom_kill", "Windows"]);
     run(&["explain", "memcg.limit"]).exits(0).prints(&["is a cause", "memory.oom_kill"]);
-    run(&["explain", "01KAR5V9T0WJ8K3M2N4P5Q6R7S"]).exits(1).says(&["keeps no incidents"]);
+    run(&["explain", "01KAR5V9T0WJ8K3M2N4P5Q6R7S"]).exits(1).says(&["there is no store"]);
     run(&["explain", "memcg.limti"]).exits(1).says(&["did you mean `memcg.limit`?"]);
 }

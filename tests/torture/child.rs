@@ -78,7 +78,7 @@ pub(crate) fn run(dir: &Path) -> ExitCode {
     let config = Config::parse(&toml, "torture", &KnownNames::default()).unwrap();
     let mut policy = Policy::of(&config, "node-1");
     for r in &mut policy.receivers {
-        r.backoff_ns = (20 * MS, 200 * MS);
+        r.backoff_ns = (2 * MS, 20 * MS);
     }
     let built = config.receivers.iter().map(|r| Arc::from(receivers::build(r, "node-1").unwrap())).collect();
     let store = Store::open(dir, 0).unwrap();

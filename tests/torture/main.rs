@@ -27,7 +27,7 @@ const SEQS: u32 = 5;
 /// Incidents that are open at the same time.
 const ABREAST: u32 = 10;
 /// Nothing that is waited for may take longer.
-const PATIENCE: Duration = Duration::from_secs(150);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy)]
 struct Size {
