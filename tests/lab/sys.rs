@@ -237,10 +237,30 @@ impl Anon {
 
     /// Writes one byte to every page.
     pub(crate) fn touch(&mut self) {
-        for offset in (0..self.len).step_by(4096) {
+        self.touch_every(4096, || true);
+    }
+
+    /// Writes one byte every `step` bytes as long as `on` says so.
+    pub(crate) fn touch_every(&mut self, step: usize, on: impl Fn() -> bool) {
+        for offset in (0..self.len).step_by(step).take_while(|_| on()) {
             // SAFETY: the offset lies inside the mapping, which is ours and writable.
             unsafe { self.at.add(offset).write_volatile(1) };
         }
+    }
+
+    /// Asks for huge pages.
+    pub(crate) fn want_huge_pages(&mut self) -> io::Result<()> {
+        // SAFETY: exactly the mapping made in `map`.
+        check(unsafe { libc::madvise(self.at.cast(), self.len, libc::MADV_HUGEPAGE) })
+    }
+
+    /// Gives every second page back to the kernel.
+    pub(crate) fn give_back_every_other_page(&mut self) -> io::Result<()> {
+        for offset in (0..self.len).step_by(8192) {
+            // SAFETY: a page inside the mapping, whose content nobody needs.
+            check(unsafe { libc::madvise(self.at.add(offset).cast(), 4096, libc::MADV_DONTNEED) })?;
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ mod cpu;
 mod kernel;
 mod memory;
 mod net;
+mod node;
 mod quiet;
 mod quiet_memory;
 mod zombie;
@@ -14,8 +15,13 @@ use crate::scene::Fault;
 pub(crate) const ALL: &[Fault] = &[
     memory::MEMCG_LIMIT,
     memory::MEMCG_LIMIT_CACHE_ONLY,
+    memory::MEMCG_LIMIT_NESTED,
+    memory::MEMCG_HIGH,
     memory::OOM_KILL,
+    node::NODE_LOW,
+    node::COMPACTION,
     zombie::ZOMBIE_GROWTH,
+    zombie::ZOMBIE_SHMEM,
     cpu::RT_HOG,
     cpu::CFS_OVERCOMMIT,
     cpu::CPU_QUOTA,
