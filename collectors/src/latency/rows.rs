@@ -22,6 +22,8 @@ use crate::bpf::wire::{self, Head, Irq, Life, Runq, Stack};
 const NAMED: usize = 5;
 /// After failing to find names for addresses, the symbols are read again at most this often: modules come and go.
 const SYMBOLS_AGAIN: u64 = 60 * SEC;
+/// The same after finding a BPF program where the kernel was held.
+const PROGRAMS_AGAIN: u64 = 10 * SEC;
 
 /// A task that held a CPU.
 #[derive(Debug, Clone, Copy)]
@@ -388,8 +390,19 @@ impl Rows {
         if !known(&self.symbols) && e.head.boot_ns.saturating_sub(self.symbols_read) > SYMBOLS_AGAIN {
             self.read_symbols(e.head.boot_ns);
         }
-        let symbols = self.symbols.as_ref().filter(|s| !s.is_empty());
-        match symbols {
+        let described = self.named(frames, taken);
+        // A program that was loaded after the symbols were read has the name of another one.
+        if described.stack.contains("bpf_prog_")
+            && e.head.boot_ns.saturating_sub(self.symbols_read) > PROGRAMS_AGAIN
+        {
+            self.read_symbols(e.head.boot_ns);
+            return self.named(frames, taken);
+        }
+        described
+    }
+
+    fn named(&self, frames: &[u64], taken: Taken) -> Described {
+        match self.symbols.as_ref().filter(|s| !s.is_empty()) {
             Some(symbols) => describe(frames.iter().map(|f| symbols.name(*f).unwrap_or("?")), taken),
             // Without names it cannot even be told whether user code was interrupted.
             None => Described { stack: String::new(), what: "other" },

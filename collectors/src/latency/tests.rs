@@ -421,3 +421,30 @@ fn perf_tracepoints_stand_in_for_reclaim() {
         assert!(rows as u64 <= failed);
     });
 }
+
+#[test]
+fn waits_for_kernel_locks_are_told_where_wanted() {
+    with_probes("on = [\"lock\"]\nlock = \"20us\"", |kept| {
+        if level(kept, "lock") < 2.0 {
+            println!("skipped: no lock tracepoints: {:?}", kept.rows(&s::probes::STREAM).last());
+            return;
+        }
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // They share an address space, and each change of it takes its lock.
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    name_thread(c"ws-mapper");
+                    while !over.load(Ordering::Relaxed) {
+                        let mut pages = vec![0u8; 8 << 20];
+                        pages.iter_mut().step_by(4096).for_each(|b| *b = 1);
+                    }
+                });
+            }
+            let row = kept.wait_for(&s::lock::STREAM, |r| r.text("comm") == "ws-mapper");
+            over.store(true, Ordering::Relaxed);
+            println!("{row:#?}");
+            assert!(row.number("duration") >= 20_000.0 && !row.text("type").is_empty());
+        });
+    });
+}

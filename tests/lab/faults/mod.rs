@@ -17,6 +17,7 @@ pub(crate) const ALL: &[Fault] = &[
     memory::OOM_KILL,
     zombie::ZOMBIE_GROWTH,
     cpu::RT_HOG,
+    cpu::RT_HOG_ONCE,
     cpu::CFS_OVERCOMMIT,
     cpu::CPU_QUOTA,
     cpu::RR_HOGS,
