@@ -76,14 +76,13 @@ struct Ready {
 /// If it cannot start, or a thread of it fails.
 pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> Result<(), RunError> {
     let interval = sources::tick(&plan.config);
-    let exceptions = Exceptions::of(&plan.config);
     let (form, until) = (plan.form, plan.duration.map(|d| Instant::now() + d));
     let host = plan.facts.host.clone();
     let (printer, printing) = channel();
     let (ready_to, ready) = sync_channel(1);
     let waker = signals.waker();
     let engine = thread("engine", &waker, move || engine(plan, printer, &ready_to))?;
-    let printer = thread("output", &waker, move || printing.run(form, Names::default(), exceptions))?;
+    let printer = thread("output", &waker, move || printing.run(form, Names::default()))?;
     let ready = match ready.recv() {
         Ok(Ok(ready)) => ready,
         Ok(Err(e)) => return Err(e),
@@ -169,6 +168,7 @@ fn engine(
     let rules: Vec<Rc<Rule>> = set.running.iter().map(|l| l.rule.clone()).collect();
     let count = rules.len();
     let mut judge = Judge::new(rules, &sandbox, sources::nanos(interval), plan.facts);
+    judge.except(Exceptions::of(&plan.config), Some(Names::default()));
     let mut runner = match Runner::start(plan.jobs, &Options::every(interval)) {
         Ok(runner) => runner,
         Err(e) => {
@@ -208,7 +208,10 @@ fn engine(
                 }
             }
             Event::Idle => {}
-            Event::Stopped => return Ok(runner.stop(STOP_WITHIN)),
+            Event::Stopped => {
+                judge.silenced().lines().into_iter().for_each(|line| printer.log(line));
+                return Ok(runner.stop(STOP_WITHIN));
+            }
         }
     }
 }
