@@ -57,10 +57,10 @@ pub(crate) fn flood(cpu: usize, rules: u64, per_s: u64, quiet: &[usize], end: In
     ensure!(cpu < 32, "RPS masks are written for CPUs below 32 only");
     let rps = "/sys/class/net/lo/queues/rx-0/rps_cpus";
     fs::write(rps, format!("{:x}", 1u32 << cpu)).context(rps)?;
+    sys::pin(quiet)?;
     if rules > 0 {
         slow_rules(rules)?;
     }
-    sys::pin(quiet)?;
     let receiver = UdpSocket::bind("127.0.0.1:0")?;
     let sender = UdpSocket::bind("127.0.0.1:0")?;
     sender.connect(receiver.local_addr()?)?;
