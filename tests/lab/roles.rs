@@ -49,6 +49,7 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<()> {
     match role.as_str() {
         "spin" => spin(&settings, end),
         "waker" => waker(&settings, end),
+        "gap" => gap(end),
         "alloc" => alloc(&settings, end),
         "churn" => churn(&settings, end),
         "touch" => touch(&settings, end),
@@ -188,6 +189,18 @@ fn waker(settings: &Settings, end: Instant) -> Result<()> {
         due = (due + period).max(Instant::now());
     }
     report_waits(waits);
+    Ok(())
+}
+
+/// Uses the CPU all the time and measures the longest hole in its own time.
+fn gap(end: Instant) -> Result<()> {
+    let (mut last, mut worst) = (Instant::now(), Duration::ZERO);
+    while last < end {
+        let now = Instant::now();
+        worst = worst.max(now - last);
+        last = now;
+    }
+    println!("max_ms={:.3}", worst.as_secs_f64() * 1e3);
     Ok(())
 }
 

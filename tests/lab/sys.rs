@@ -319,9 +319,19 @@ fn interface(name: &str) -> libc::ifreq {
 /// Switches generic receive offload on (ethtool(8) `-K DEV gro on`).
 pub(crate) fn set_gro(device: &str) -> io::Result<()> {
     const ETHTOOL_SGRO: u32 = 0x2c;
+    set_offload(device, ETHTOOL_SGRO, 1)
+}
+
+/// Switches TCP segmentation offload off (ethtool(8) `-K DEV tso off`).
+pub(crate) fn unset_tso(device: &str) -> io::Result<()> {
+    const ETHTOOL_STSO: u32 = 0x1f;
+    set_offload(device, ETHTOOL_STSO, 0)
+}
+
+fn set_offload(device: &str, command: u32, value: u32) -> io::Result<()> {
     const SIOCETHTOOL: u64 = 0x8946;
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    let mut value = [ETHTOOL_SGRO, 1];
+    let mut value = [command, value];
     let mut request = interface(device);
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
     // SAFETY: `request` names a device and points to an ethtool_value, as the call wants it.
@@ -374,7 +384,7 @@ pub(crate) fn watch_once(dir: &Path) -> Result<Duration> {
     }
     let start = std::time::Instant::now();
     // SAFETY: a valid descriptor and a NUL-terminated path.
-    let watch = unsafe { libc::inotify_add_watch(fd, name.as_ptr(), libc::IN_CREATE) };
+    let watch = unsafe { libc::inotify_add_watch(fd, name.as_ptr(), libc::IN_ALL_EVENTS) };
     let took = start.elapsed();
     // SAFETY: the descriptor is ours and closed once.
     unsafe { libc::close(fd) };

@@ -23,6 +23,7 @@ pub(crate) const ALL: &[Fault] = &[
     zombie::ZOMBIE_GROWTH,
     zombie::ZOMBIE_SHMEM,
     cpu::RT_HOG,
+    cpu::RT_HOG_ONCE,
     cpu::CFS_OVERCOMMIT,
     cpu::CPU_QUOTA,
     cpu::RR_HOGS,
