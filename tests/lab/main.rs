@@ -14,6 +14,7 @@ mod kid;
 mod roles;
 mod run;
 mod scene;
+mod stat_roles;
 mod sys;
 
 use std::process::ExitCode;

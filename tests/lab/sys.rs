@@ -241,3 +241,49 @@ impl Drop for Anon {
         unsafe { libc::munmap(self.at.cast(), self.len) };
     }
 }
+
+/// Tells the kernel that a file is read here and there, so that it reads nothing ahead.
+pub(crate) fn read_at_random(file: &File) -> io::Result<()> {
+    advise(file, 0, 0, libc::POSIX_FADV_RANDOM)
+}
+
+/// Maps `len` bytes of a file with all its pages present, and takes the mapping away again.
+pub(crate) fn map_and_unmap(file: &File, len: usize) -> io::Result<()> {
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    // SAFETY: a new mapping at an address of the kernel's choice, which nothing else refers to.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping made above, with its length.
+    match unsafe { libc::munmap(at, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Moves this process into a network namespace of its own, whose loopback hands received packets to `cpu`. It ends with
+/// the process.
+pub(crate) fn own_network(cpu: usize) -> Result<()> {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) }).context("unshare")?;
+    // SAFETY: both texts end with a zero and outlive the calls; the other pointers may be null.
+    unsafe {
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        check(libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), private, std::ptr::null()))
+            .context("making mounts private")?;
+        check(libc::mount(c"sysfs".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr(), 0, std::ptr::null()))
+            .context("mounting the namespace's own /sys")?;
+    }
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: `ifreq` is plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo\0") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the request has the type that SIOCSIFFLAGS takes, and lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }).context("lo up")?;
+    let mask = format!("{:x}", 1u64 << cpu.min(31));
+    std::fs::write("/sys/class/net/lo/queues/rx-0/rps_cpus", mask).context("rps_cpus")
+}

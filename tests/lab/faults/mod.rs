@@ -1,5 +1,6 @@
 //! The faults and quiet controls, in the order in which they run.
 
+mod article;
 mod cpu;
 mod memory;
 mod quiet;
@@ -14,6 +15,7 @@ pub(crate) const ALL: &[Fault] = &[
     memory::MEMCG_LIMIT_CACHE_ONLY,
     memory::OOM_KILL,
     zombie::ZOMBIE_GROWTH,
+    article::SLOW_STATS,
     cpu::RT_HOG,
     cpu::CFS_OVERCOMMIT,
     cpu::CPU_QUOTA,
