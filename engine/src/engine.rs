@@ -14,10 +14,10 @@ use crate::except::Except;
 use crate::extents::{Extents, Prospects};
 use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
-use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, source};
+use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, cpu_rows, declare, source};
 use crate::script::{At, Conclusion, Judged, Need, Program, Rule, Sandbox, Scratch, Source};
 use crate::verdict::Verdict;
-use crate::window::{Limits, WindowId, WindowSpec, WindowStats, Windows};
+use crate::window::{Limits, WindowId, WindowStats, Windows};
 use changes::Change;
 
 /// A rule that failed waits this long before it is tried again, doubling up to an hour.
@@ -146,7 +146,11 @@ impl Engine {
         for rule in rules {
             let before =
                 old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
-            let active = self.activate(rule, before);
+            let active = match before {
+                // The very same rule: nothing of it changes, not even its being suspended.
+                Some(same) if Rc::ptr_eq(&same.rule, &rule) => same,
+                before => self.activate(rule, before),
+            };
             self.rules.push(active);
         }
         for gone in old {
@@ -186,30 +190,7 @@ impl Engine {
     }
 
     fn declare(&self, rule: &Rule, kind: SubjectKind) -> Vec<Option<WindowId>> {
-        let mut data = self.data.borrow_mut();
-        rule.manifest
-            .windows
-            .iter()
-            .map(|d| {
-                let kind = match d.at {
-                    At::Own => kind,
-                    At::Host => SubjectKind::Host,
-                    At::Parent => SubjectKind::Cgroup,
-                    At::Across(k, _) => k,
-                };
-                d.kinds.contains(&kind).then(|| {
-                    data.windows.declare(&WindowSpec {
-                        stream: d.stream.clone(),
-                        field: d.field.clone(),
-                        kind,
-                        calc: d.calc,
-                        over_ns: d.over_ns,
-                        coverage: d.coverage,
-                        filter: d.filter.clone(),
-                    })
-                })
-            })
-            .collect()
+        declare(&mut self.data.borrow_mut().windows, &rule.manifest.windows, kind)
     }
 
     fn release(&self, ids: &[Option<WindowId>]) {
@@ -294,7 +275,8 @@ impl Engine {
         let held = data.borrow();
         let windows = &held.windows;
         let table = windows.table(inst.kind);
-        let sources = sources(windows, rule, inst);
+        let cpus = cpus(windows, rule, inst);
+        let sources = sources(windows, rule, inst, &cpus);
         let mut judge = Judge::new(rule, sandbox, &sources, scratch);
         let mut changes = Vec::new();
         let mut to_conclude: Vec<(Subject, bool)> = Vec::new();
@@ -464,11 +446,20 @@ impl Engine {
     }
 }
 
-/// Where the numbers of a rule's windows are.
-fn sources<'a>(windows: &'a Windows, rule: &Rule, inst: &Instance) -> Vec<Source<'a>> {
+/// For each window of a rule that is read at another CPU, that CPU's row for each subject.
+fn cpus(windows: &Windows, rule: &Rule, inst: &Instance) -> Vec<Vec<u32>> {
+    let row = |at| match at {
+        At::Cpu(by) => cpu_rows(windows, inst.ids[by]),
+        _ => Vec::new(),
+    };
+    rule.manifest.windows.iter().map(|d| row(d.at)).collect()
+}
+
+/// Where the numbers of a rule's windows are; `cpus` as [`cpus`] gives them.
+fn sources<'a>(windows: &'a Windows, rule: &Rule, inst: &Instance, cpus: &'a [Vec<u32>]) -> Vec<Source<'a>> {
     let parents = windows.table(inst.kind).parent_rows();
-    let declared = rule.manifest.windows.iter().zip(inst.ids.iter());
-    declared.map(|(d, id)| source(windows, d.at, d.shape.scale(), *id, parents)).collect()
+    let declared = rule.manifest.windows.iter().zip(inst.ids.iter().zip(cpus));
+    declared.map(|(d, (id, cpus))| source(windows, d.at, d.shape.scale(), *id, parents, cpus)).collect()
 }
 
 fn note_flap(flaps: &mut BTreeMap<Subject, (u64, u32)>, subject: &Subject, now: u64) {

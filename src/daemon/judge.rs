@@ -13,8 +13,8 @@ use whystall_event::{Batch, Stream, Subject};
 use super::exceptions::{Exceptions, Filter, Silenced};
 use super::workloads::Names;
 
-/// An engine that tells its own rules about rules that misbehave (`self.rule`) and findings that found no room
-/// (`self.lost`).
+/// An engine that tells its own rules about rules that misbehave (`self.rule`), findings that found no room
+/// (`self.lost`), and files that were refused (`self.reload`).
 #[derive(Debug)]
 pub struct Judge {
     engine: Engine,
@@ -23,6 +23,8 @@ pub struct Judge {
     /// Findings beyond the cap that were told of.
     overflow: u64,
     silenced: Silenced,
+    reload: Arc<Stream>,
+    refused: Option<String>,
 }
 
 impl Judge {
@@ -37,6 +39,8 @@ impl Judge {
             lost: Arc::new(health::LOST),
             overflow: 0,
             silenced: Silenced::default(),
+            reload: Arc::new(health::RELOAD),
+            refused: None,
         }
     }
 
@@ -49,6 +53,16 @@ impl Judge {
     /// What was kept silent so far.
     pub fn silenced(&self) -> &Silenced {
         &self.silenced
+    }
+
+    /// Replaces the rules with the next tick; state of rules that stay is kept.
+    pub fn load(&mut self, rules: Vec<Rc<Rule>>) {
+        self.engine.load(rules);
+    }
+
+    /// What is wrong with the files as they are now, if what they say is not in force.
+    pub fn refused(&mut self, why: Option<String>) {
+        self.refused = why;
     }
 
     /// Takes a batch in.
@@ -76,6 +90,11 @@ impl Judge {
             self.overflow = overflow;
             self.engine.ingest(&batch);
         }
+        let mut batch = Batch::new(self.reload.clone(), tick.at);
+        if let Some(why) = &self.refused {
+            batch.row(Subject::Host).text(health::reload::WHAT, why.as_str());
+        }
+        self.engine.ingest(&batch);
         (verdicts, problems)
     }
 }

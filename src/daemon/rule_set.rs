@@ -21,6 +21,8 @@ pub struct Loaded {
     pub rule: Rc<Rule>,
     /// Its file.
     pub file: RuleFile,
+    /// The config's settings in it.
+    pub overrides: Overrides,
 }
 
 /// A rule that loads but does not run.
@@ -75,7 +77,7 @@ impl RuleSet {
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
-            let loaded = Loaded { rule, file };
+            let loaded = Loaded { rule, file, overrides: Overrides::default() };
             match chosen.iter_mut().find(|l| l.rule.manifest.id == id) {
                 None => chosen.push(loaded),
                 Some(other) if other.file.layer < loaded.file.layer => {
@@ -121,7 +123,7 @@ impl RuleSet {
             }
             if overrides != Overrides::default() {
                 match compile(sandbox, schema, &loaded.file.file, &loaded.file.text, &overrides).rule {
-                    Some(rule) => loaded.rule = rule,
+                    Some(rule) => (loaded.rule, loaded.overrides) = (rule, overrides),
                     None => {
                         let what = format!("the rule `{id}` does not load with these settings");
                         self.bad_settings.push(choice.config.source().problem(given.span.clone(), what));

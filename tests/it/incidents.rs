@@ -68,8 +68,21 @@ const EDGES: &[(&str, &str, When, &str, &str)] = &[
     ),
     ("cpu.not_scheduling", "kernel.long_section", When::SameCpu, "cpu.sched_delay", "kernel.long_section"),
     ("cpu.not_scheduling", "kernel.long_section", When::SameCpu, "kernel.lockup", "kernel.soft_lockup"),
-    // A real-time hog before the thread that receives.
-    ("cpu.sched_delay", "cpu.rt_hog", When::SameCpu, "net.softirq_starvation", "softirq.rt_hog"),
+    ("cpu.not_scheduling", "kernel.irq_off", When::SameCpu, "net.softnet_drop", "softirq.kernel_section"),
+    (
+        "memory.zombie_memcg_growth",
+        "memcg.leak.page_cache",
+        When::Host,
+        "net.softnet_drop",
+        "softirq.kernel_section",
+    ),
+    // A real-time hog before the thread that receives, and before others.
+    ("net.softirq_starvation", "softirq.rt_hog", When::SameCpu, "cpu.sched_delay", "cpu.rt_hog"),
+    // An interrupt storm.
+    ("cpu.irq_storm", "irq.storm", When::SameCpu, "cpu.not_scheduling", "kernel.irq_off"),
+    ("cpu.irq_storm", "irq.storm", When::SameCpu, "net.softnet_drop", "softirq.overload"),
+    // More packets than a CPU can serve.
+    ("net.softnet_drop", "softirq.overload", When::SameCpu, "cpu.not_scheduling", "kernel.long_section"),
     // A cgroup at its limit: its tasks stall, wait, and are killed in the end.
     ("memory.direct_reclaim_burst", "memcg.limit", When::SameCgroup, "memory.oom_kill", "memcg.limit"),
     ("memory.direct_reclaim_burst", "memcg.limit", When::SameCgroup, "cpu.sched_delay", "cpu.overcommit"),
@@ -110,6 +123,13 @@ const NOT: &[(&str, &str, When, &str, &str)] = &[
         "softirq.overload",
     ),
     ("cpu.sched_delay", "cpu.quota", When::SameCpu, "net.softirq_starvation", "softirq.overload"),
+    (
+        "net.softnet_drop",
+        "softirq.kernel_section",
+        When::SameCpu,
+        "cpu.not_scheduling",
+        "kernel.long_section",
+    ),
 ];
 
 #[test]

@@ -5,6 +5,7 @@ mod bad_input;
 mod incidents;
 mod live;
 mod program;
+mod reload;
 mod replay;
 mod rules;
 mod tidy;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::roles::{Settings, report_waits};
-use crate::sys;
+use crate::{net, sys};
 
 pub(crate) fn run(role: &str, settings: &Settings, end: Instant) -> Result<()> {
     match role {
@@ -72,7 +72,7 @@ fn stat_read(settings: &Settings, end: Instant) -> Result<()> {
 /// Clients of a service behind a network of its own, whose packets are received on `rps_cpu`: `burst` packets a
 /// millisecond. Reports how late they were and how many were lost.
 fn packets(settings: &Settings, end: Instant) -> Result<()> {
-    sys::own_network(usize::try_from(settings.number("rps_cpu")?)?)?;
+    net::receive_on(usize::try_from(settings.number("rps_cpu")?)?)?;
     let burst = settings.number("burst")?;
     let server = UdpSocket::bind("127.0.0.1:0").context("binding")?;
     server.set_read_timeout(Some(Duration::from_millis(500)))?;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use whystall_event::{Stamp, Subject};
 
-use super::{Engine, sources};
+use super::{Engine, cpus, sources};
 use crate::conclude::Asked;
 use crate::except::{Candidate, Except};
 use crate::finding::Phase;
@@ -91,7 +91,8 @@ impl Engine {
             };
             let held = self.data.borrow();
             let table = held.windows.table(inst.kind);
-            let sources = sources(&held.windows, &active.rule, inst);
+            let cpus = cpus(&held.windows, &active.rule, inst);
+            let sources = sources(&held.windows, &active.rule, inst, &cpus);
             let (Some(f), Some(row)) = (inst.findings.get_mut(&subject), table.row(&subject)) else {
                 continue;
             };

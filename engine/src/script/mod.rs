@@ -14,6 +14,7 @@ mod manifest;
 mod natives;
 mod program;
 mod reading;
+mod recover;
 mod rule;
 mod sandbox;
 mod testing;
@@ -29,7 +30,7 @@ pub use manifest::{
 };
 pub use rule::{Compiled, MAX_SOURCE, Overrides, Rule, compile};
 pub use sandbox::Sandbox;
-pub use testing::{TestOutcome, run_tests};
+pub use testing::{Coverage, TestOutcome, Tested, run_tests, test_rule};
 
 pub(crate) use context::Ctx;
 #[cfg(test)]

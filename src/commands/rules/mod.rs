@@ -142,7 +142,17 @@ pub(super) fn page(rule: &Rule, here: Option<&str>, style: Style) -> String {
     for w in &m.windows {
         let (name, of) =
             (escape(&w.name).into_owned(), escape(&format!("{}.{}", w.stream, w.field)).into_owned());
-        table.row([name, of, format!("{} over {}", w.calc.name(), format_duration(w.over_ns)), place(w)]);
+        let mut at = place(w, &m.windows);
+        if let Some((other, within)) = w.after {
+            let _ =
+                write!(at, " within {} after `{}`", format_duration(within), escape(&m.windows[other].name));
+        }
+        table.row([
+            name,
+            of,
+            format!("{} over {}", w.calc.name(), format_duration(w.over_ns)),
+            at.trim_start().to_string(),
+        ]);
     }
     out.push_str(&table.render(2));
     out
@@ -165,11 +175,12 @@ fn when(w: When) -> &'static str {
     }
 }
 
-fn place(w: &WindowDecl) -> String {
+fn place(w: &WindowDecl, all: &[WindowDecl]) -> String {
     match w.at {
         At::Own => String::new(),
         At::Host => "of the host".into(),
         At::Parent => "of the parent cgroup".into(),
+        At::Cpu(by) => format!("of the CPU that `{}` names", escape(&all[by].name)),
         At::Across(kind, take) => {
             let what = match take {
                 Take::Sum => "sum".to_string(),

@@ -43,6 +43,7 @@ pub(super) const SLOW_STATS: Fault = Fault {
     available: |host| {
         host.needs("memory")?;
         host.needs_memory(1024)?;
+        crate::net::has_tool("ip")?;
         host.needs_disk(200)
     },
     run: slow_stats,
