@@ -157,6 +157,15 @@ impl Cgroup {
         Ok(child)
     }
 
+    /// Its directory in the memory tree, ready to have children.
+    pub(crate) fn memory_path(&self) -> Result<PathBuf> {
+        let (dir, v2) = self.memory_dir()?;
+        if v2 {
+            enable_controllers(dir);
+        }
+        Ok(dir.to_path_buf())
+    }
+
     fn memory_dir(&self) -> Result<(&Path, bool)> {
         self.memory.as_ref().map(|(p, v2)| (p.as_path(), *v2)).context("no memory controller")
     }

@@ -50,13 +50,18 @@ fn slow_rules(count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sends UDP over loopback to a socket that is never read, as fast as it can or `per_s` a second; the receiving softirqs
-/// run on `cpu` (RPS), while the sender is elsewhere.
-pub(crate) fn flood(cpu: usize, rules: u64, per_s: u64, quiet: &[usize], end: Instant) -> Result<()> {
+/// Own namespaces, in which the softirqs that receive on loopback run on `cpu` (RPS).
+pub(crate) fn receive_on(cpu: usize) -> Result<()> {
     own_network()?;
     ensure!(cpu < 32, "RPS masks are written for CPUs below 32 only");
     let rps = "/sys/class/net/lo/queues/rx-0/rps_cpus";
-    fs::write(rps, format!("{:x}", 1u32 << cpu)).context(rps)?;
+    fs::write(rps, format!("{:x}", 1u32 << cpu)).context(rps)
+}
+
+/// Sends UDP over loopback to a socket that is never read, as fast as it can or `per_s` a second; the receiving softirqs
+/// run on `cpu` (RPS), while the sender is elsewhere.
+pub(crate) fn flood(cpu: usize, rules: u64, per_s: u64, quiet: &[usize], end: Instant) -> Result<()> {
+    receive_on(cpu)?;
     sys::pin(quiet)?;
     if rules > 0 {
         slow_rules(rules)?;

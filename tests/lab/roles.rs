@@ -14,23 +14,23 @@ use crate::sys::{self, Anon};
 use crate::{inject, net};
 
 /// The words `name=value` that a role was started with.
-struct Settings(Vec<(String, String)>);
+pub(crate) struct Settings(Vec<(String, String)>);
 
 impl Settings {
     fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
-    fn text(&self, name: &str) -> Result<&str> {
+    pub(crate) fn text(&self, name: &str) -> Result<&str> {
         self.all(name).next().with_context(|| format!("the role needs `{name}=`"))
     }
 
-    fn number(&self, name: &str) -> Result<u64> {
+    pub(crate) fn number(&self, name: &str) -> Result<u64> {
         let text = self.text(name)?;
         text.parse().with_context(|| format!("`{name}={text}` is no number"))
     }
 
-    fn or(&self, name: &str, default: u64) -> Result<u64> {
+    pub(crate) fn or(&self, name: &str, default: u64) -> Result<u64> {
         if self.all(name).next().is_some() { self.number(name) } else { Ok(default) }
     }
 }
@@ -60,6 +60,7 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<()> {
         "prefetch" => prefetch(&settings, end),
         "copy" => copy(&settings, end),
         "job" => job(&settings, end),
+        "leak" | "stat_read" | "packets" => crate::stat_roles::run(&role, &settings, end),
         "inject_kernel_run" | "inject_irqoff" | "inject_softirq" => injector(&role, &settings, end),
         "watch_names" => watch_names(&settings, end),
         "flood" | "napi" => traffic(&role, &settings, end),
@@ -169,7 +170,7 @@ fn spin(settings: &Settings, end: Instant) -> Result<()> {
 }
 
 /// Reports the median and the worst of waits, in milliseconds.
-fn report_waits(mut waits: Vec<Duration>) {
+pub(crate) fn report_waits(mut waits: Vec<Duration>) {
     waits.sort_unstable();
     let ms = |d: Option<&Duration>| d.map_or(0.0, |d| d.as_secs_f64() * 1e3);
     println!("n={} p50_ms={:.3} max_ms={:.3}", waits.len(), ms(waits.get(waits.len() / 2)), ms(waits.last()));

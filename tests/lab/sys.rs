@@ -271,6 +271,26 @@ impl Drop for Anon {
     }
 }
 
+/// Tells the kernel that a file is read here and there, so that it reads nothing ahead.
+pub(crate) fn read_at_random(file: &File) -> io::Result<()> {
+    advise(file, 0, 0, libc::POSIX_FADV_RANDOM)
+}
+
+/// Maps `len` bytes of a file with all its pages present, and takes the mapping away again.
+pub(crate) fn map_and_unmap(file: &File, len: usize) -> io::Result<()> {
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    // SAFETY: a new mapping at an address of the kernel's choice, which nothing else refers to.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping made above, with its length.
+    match unsafe { libc::munmap(at, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The calling thread's id.
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: no arguments, cannot fail.

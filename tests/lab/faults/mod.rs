@@ -1,5 +1,6 @@
 //! The faults and quiet controls, in the order in which they run.
 
+mod article;
 mod cpu;
 mod kernel;
 mod memory;
@@ -22,6 +23,7 @@ pub(crate) const ALL: &[Fault] = &[
     node::COMPACTION,
     zombie::ZOMBIE_GROWTH,
     zombie::ZOMBIE_SHMEM,
+    article::SLOW_STATS,
     cpu::RT_HOG,
     cpu::RT_HOG_ONCE,
     cpu::CFS_OVERCOMMIT,
