@@ -2,6 +2,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests do")]
 
 mod bad_input;
+mod examples;
 mod live;
 mod program;
 mod reload;
