@@ -134,9 +134,9 @@ pub struct Check {
     /// Rule files, directories of them, or configs (.toml).
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// For people, or JSON for editors.
+    /// For people, JSON for editors, or SARIF for code scanning.
     #[arg(long, value_enum, default_value_t)]
-    pub format: Output,
+    pub format: CheckFormat,
     /// Also show notes, such as what runs in the interpreter and why.
     #[arg(short, long)]
     pub verbose: bool,
@@ -151,6 +151,9 @@ pub struct Test {
     /// For people, as JSON, or as JUnit XML.
     #[arg(long, value_enum, default_value_t)]
     pub format: TestFormat,
+    /// Also tell which branches of a rule, and which kinds of tests, are missing.
+    #[arg(long)]
+    pub coverage: bool,
 }
 
 /// `fields`
@@ -214,6 +217,18 @@ pub enum Output {
     Text,
     /// For programs.
     Json,
+}
+
+/// How problems of rules are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object.
+    Json,
+    /// SARIF 2.1.0.
+    Sarif,
 }
 
 /// How test results are printed.

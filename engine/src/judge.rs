@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use whystall_event::Subject;
+use whystall_event::{Subject, SubjectKind};
 
 use crate::extents::Prospects;
-use crate::script::{At, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source, Take};
+use crate::script::{At, Judged, Numbers, Program, Rule, Sandbox, Scratch, Source, Take, WindowDecl};
 use crate::subjects::SubjectTable;
-use crate::window::{WindowId, Windows};
+use crate::window::{After, WindowId, WindowSpec, Windows};
 
 /// Operations that all calls into one rule's script may use in a tick.
 pub(crate) const SCRIPT_OPERATIONS_A_TICK: u64 = 2_000_000;
@@ -110,6 +110,7 @@ pub(crate) fn source<'a>(
     scale: f64,
     id: Option<WindowId>,
     parents: &'a [u32],
+    cpus: &'a [u32],
 ) -> Source<'a> {
     let Some(id) = id else { return Source::Scalar(Numbers::UNKNOWN) };
     let (value, dev, now) = (windows.column(id), windows.deviation(id), windows.current(id));
@@ -117,6 +118,7 @@ pub(crate) fn source<'a>(
         At::Own => Source::Columns { value, dev, now },
         At::Host => Source::Scalar(Source::Columns { value, dev, now }.at(0)),
         At::Parent => Source::Gather { value, rows: parents },
+        At::Cpu(_) => Source::Gather { value, rows: cpus },
         At::Across(_, take) => {
             Source::Scalar(Numbers { value: reduce(value, take, scale), ..Numbers::UNKNOWN })
         }
@@ -143,4 +145,56 @@ fn reduce(values: &[f64], take: Take, scale: f64) -> f64 {
         Take::CountOver(_) => over as f64,
         Take::ShareOver(_) => over as f64 / n as f64,
     }
+}
+
+/// For each row of a kind's table the row of the CPU whose number the window `by` has there; none is `u32::MAX`.
+pub(crate) fn cpu_rows(windows: &Windows, by: Option<WindowId>) -> Vec<u32> {
+    let cpus = windows.table(SubjectKind::Cpu);
+    let row = |x: &f64| {
+        let n = (*x >= 0.0 && *x <= f64::from(u32::MAX)).then_some(*x as u32);
+        n.and_then(|n| cpus.row(&Subject::Cpu(n))).unwrap_or(u32::MAX)
+    };
+    by.map_or_else(Vec::new, |id| windows.column(id).iter().map(row).collect())
+}
+
+/// Declares a rule's windows for subjects of `kind`; those whose stream is about other kinds have none.
+pub(crate) fn declare(
+    windows: &mut Windows,
+    decls: &[WindowDecl],
+    kind: SubjectKind,
+) -> Vec<Option<WindowId>> {
+    let kind_of = |d: &WindowDecl| match d.at {
+        At::Own => kind,
+        At::Host => SubjectKind::Host,
+        At::Parent => SubjectKind::Cgroup,
+        At::Cpu(_) => SubjectKind::Cpu,
+        At::Across(k, _) => k,
+    };
+    let mut one = |d: &WindowDecl, after: Option<After>| {
+        let kind = kind_of(d);
+        d.kinds.contains(&kind).then(|| {
+            windows.declare(&WindowSpec {
+                stream: d.stream.clone(),
+                field: d.field.clone(),
+                kind,
+                calc: d.calc,
+                over_ns: d.over_ns,
+                coverage: d.coverage,
+                filter: d.filter.clone(),
+                after,
+            })
+        })
+    };
+    // Those that come after others need these to be declared.
+    let mut ids: Vec<Option<WindowId>> =
+        decls.iter().map(|d| if d.after.is_some() { None } else { one(d, None) }).collect();
+    for (i, d) in decls.iter().enumerate() {
+        if let Some((other, within_ns)) = d.after
+            && let Some(window) = ids[other]
+        {
+            let of_host = kind_of(&decls[other]) != kind_of(d);
+            ids[i] = one(d, Some(After { window, within_ns, of_host }));
+        }
+    }
+    ids
 }

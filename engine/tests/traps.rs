@@ -116,8 +116,11 @@ fn reserved_words_cannot_be_keys() {
     for word in
         ["default", "with", "is", "use", "match", "case", "shared", "thread", "sync", "go", "nil", "null"]
     {
-        let text = HEAD.replace("line:", &format!("{word}:"));
-        assert_eq!(all(&text), ["R001"], "{word}");
+        let text = HEAD.replace("line:", &format!("{word}:")) + "fn enter(w, p) { w.errors.value > p.line }";
+        let c = compile(&Sandbox::new(), &schema(), "t.rhai", &text, &Overrides::default());
+        let [d] = &c.diagnostics[..] else { panic!("{word}: {:?}", c.diagnostics) };
+        assert_eq!((d.code, d.place.line), ("R001", 3), "{word}");
+        assert!(d.help.as_deref().is_some_and(|h| h.contains("another name")), "{word}: {d}");
     }
 }
 
@@ -143,6 +146,26 @@ fn rule_is_a_literal_and_complete() {
 fn every_problem_of_a_file_is_reported_at_once() {
     let found = codes("fn enter(w, p) { w.eror.value > p.lin || w.errors > 1.0 } fn leave(w, p) { hm() }");
     assert_eq!(found, ["R012", "R013", "R016", "R015"]);
+    // RULE and functions, whatever is wrong with RULE.
+    let text = HEAD
+        .replace("\"info\"", "\"loud\"")
+        .replace("disk.size", "disk.sise")
+        .replace("value: 1.0", "value: 1 + 1")
+        + "fn enter(w, p) { w.eror.value > p.line && w.size.value > p.lin }";
+    assert_eq!(all(&text), ["R006", "R003", "R007", "R012", "R013"]);
+    // Without RULE nothing is known of its windows, but of functions.
+    assert_eq!(all("//! x\nfn enter(w, p) { w.a.value > b }"), ["R002", "R018"]);
+}
+
+#[test]
+fn the_parser_goes_on_after_a_mistake() {
+    let found = codes(
+        "fn enter(w, p) { w.errors.value > ; }\nfn leave(w, p) { w.eror.value < 1.0 }\nfn verdict(w, p, ctx) { cause(\"x\") \n\nfn help(x) { let = x; }",
+    );
+    assert_eq!(found, ["R001", "R012", "R001", "R001"]);
+    // RULE is broken, and yet what functions call is checked.
+    let text = HEAD.replace("api: 1,", "api: 1") + "fn enter(w, p) { hm(w.any.value) }";
+    assert_eq!(all(&text), ["R001", "R015"]);
 }
 
 #[test]

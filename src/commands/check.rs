@@ -7,8 +7,9 @@ use serde::Serialize;
 use whystall_collectors::Roots;
 use whystall_engine::script::{Diagnostic, Level, Place, Sandbox};
 
+use super::sarif::sarif;
 use super::{Outcome, Result, colours, context, print, print_json, usage};
-use crate::cli::{Check, Output};
+use crate::cli::{Check, CheckFormat};
 use crate::config::{Config, DEFAULT_PATH, LoadError, Problem};
 use crate::daemon::rule_files::{self, Layer, RuleFile};
 use crate::daemon::rule_set::{Choice, RuleSet};
@@ -64,8 +65,9 @@ pub(super) fn check(args: &Check) -> Result {
         }
     }
     match args.format {
-        Output::Json => print_json(&Report { diagnostics: &diagnostics, summary })?,
-        Output::Text => {
+        CheckFormat::Sarif => print_json(&sarif(&diagnostics))?,
+        CheckFormat::Json => print_json(&Report { diagnostics: &diagnostics, summary })?,
+        CheckFormat::Text => {
             let shown = diagnostics.iter().filter(|d| args.verbose || d.level != Level::Note);
             print(&text(shown, summary, Style::new(colours())))?;
         }

@@ -10,6 +10,7 @@ mod record;
 mod replay;
 mod rules;
 mod run;
+mod sarif;
 mod test;
 
 use std::io::{self, IsTerminal, Write};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use serde::Serialize;
-use whystall_engine::script::{Diagnostic, Level, Sandbox, TestOutcome, run_tests};
+use whystall_engine::script::{Coverage, Diagnostic, Level, Rule, Sandbox, TestOutcome, test_rule};
 use whystall_event::text::escape;
 
 use super::{Outcome, Result, check, colours, context, print, print_json};
@@ -20,6 +20,8 @@ struct Report<'a> {
     tests: &'a [TestOutcome],
     /// Errors of files that could not be loaded.
     errors: &'a [Diagnostic],
+    /// What the tests of each rule reach.
+    coverage: &'a [Coverage],
     summary: Summary,
 }
 
@@ -40,16 +42,26 @@ pub(super) fn test(args: &Test) -> Result {
     let set =
         RuleSet::load(files, &sandbox, &schema, Choice { config: &Config::default(), only_served: false });
     let errors: Vec<Diagnostic> = set.diagnostics.into_iter().filter(|d| d.level == Level::Error).collect();
-    let tests: Vec<TestOutcome> =
-        set.running.iter().flat_map(|l| run_tests(&l.rule, &l.file.text, &sandbox, &schema)).collect();
+    let all: Vec<Rc<Rule>> = set.running.iter().map(|l| l.rule.clone()).collect();
+    let (mut tests, mut coverage) = (Vec::new(), Vec::new());
+    for l in &set.running {
+        let tested = test_rule(&l.rule, &l.file.text, &sandbox, &schema, &all, args.coverage);
+        tests.extend(tested.outcomes);
+        coverage.push(tested.coverage);
+    }
     let failed = tests.iter().filter(|t| !t.failures.is_empty()).count();
     let mut broken: Vec<&str> = errors.iter().map(|d| d.file.as_str()).collect();
     broken.dedup();
     let summary = Summary { passed: tests.len() - failed, failed, errors: broken.len() };
     match args.format {
-        TestFormat::Json => print_json(&Report { tests: &tests, errors: &errors, summary })?,
+        TestFormat::Json => {
+            print_json(&Report { tests: &tests, errors: &errors, coverage: &coverage, summary })?
+        }
         TestFormat::Junit => print(&junit(&tests, &errors))?,
-        TestFormat::Text => print(&text(&tests, &errors, summary, Style::new(colours())))?,
+        TestFormat::Text => {
+            print(&reached(&coverage, args.coverage))?;
+            print(&text(&tests, &errors, summary, Style::new(colours())))?;
+        }
     }
     Ok(Outcome::problems(summary.failed + summary.errors > 0))
 }
@@ -76,6 +88,31 @@ fn text(tests: &[TestOutcome], errors: &[Diagnostic], s: Summary, style: Style) 
     line = if s.failed + s.errors > 0 { style.red(&line) } else { style.green(&line) };
     out.push_str(&line);
     out.push('\n');
+    out
+}
+
+/// What the tests do not reach. Causes are always told; branches and kinds of tests where they were asked for.
+fn reached(coverage: &[Coverage], all: bool) -> String {
+    let mut out = String::new();
+    for c in coverage {
+        let mut line = |what: &str, list: Vec<String>| {
+            if !list.is_empty() {
+                let _ = writeln!(out, "{} {what}: {}", escape(&c.rule), escape(&list.join(", ")));
+            }
+        };
+        line("has no test that concludes", c.causes_missed.clone());
+        if all {
+            line("lacks tests of these kinds", c.kinds_missed.iter().map(ToString::to_string).collect());
+            let at =
+                c.branches_missed.iter().map(|p| format!("{}:{}:{}", c.file, p.line, p.column)).collect();
+            line("has branches that no test reaches", at);
+        }
+    }
+    if all {
+        let (all, missed) =
+            coverage.iter().fold((0, 0), |(a, m), c| (a + c.branches, m + c.branches_missed.len()));
+        let _ = writeln!(out, "{} of {all} branches reached", all - missed);
+    }
     out
 }
 

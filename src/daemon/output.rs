@@ -7,7 +7,6 @@ use whystall_collectors::runner::clock;
 use whystall_engine::verdict::Verdict;
 use whystall_event::text::escape;
 
-use super::exceptions::Exceptions;
 use super::workloads::Names;
 use crate::render::{self, Style};
 
@@ -50,7 +49,6 @@ pub fn log(line: &str) {
 enum Message {
     Verdict(Box<Verdict>),
     Log(String),
-    Exceptions(Exceptions),
 }
 
 /// The engine's end of the printer.
@@ -83,14 +81,6 @@ impl Printer {
         self.send(Message::Log(line));
     }
 
-    /// Hands over the exceptions of a changed config. Gives them back if they did not fit, for another try.
-    pub fn exceptions(&mut self, e: Exceptions) -> Option<Exceptions> {
-        match self.to.try_send(Message::Exceptions(e)) {
-            Err(TrySendError::Full(Message::Exceptions(e))) => Some(e),
-            _ => None,
-        }
-    }
-
     fn send(&mut self, m: Message) {
         if self.dropped > 0 {
             let told =
@@ -109,26 +99,19 @@ impl Printer {
 }
 
 impl Printing {
-    /// Prints until the other end is gone. Puts names into the verdicts and leaves out what is excepted.
+    /// Prints until the other end is gone. Puts names into the verdicts.
     ///
     /// # Errors
     /// If standard output cannot be written to.
-    pub fn run(self, form: Form, mut names: Names, mut exceptions: Exceptions) -> io::Result<()> {
+    pub fn run(self, form: Form, mut names: Names) -> io::Result<()> {
         for m in self.from {
             match m {
                 Message::Log(line) => log(&line),
-                Message::Exceptions(newer) => exceptions.replace(newer),
                 Message::Verdict(mut v) => {
-                    let now = clock::now();
-                    names.decorate(&mut v, now.boot_ns);
-                    if exceptions.tell(&v, now.wall_ns) {
-                        write(&mut io::stdout().lock(), &v, form)?;
-                    }
+                    names.decorate(&mut v, clock::now().boot_ns);
+                    write(&mut io::stdout().lock(), &v, form)?;
                 }
             }
-        }
-        if exceptions.silenced > 0 {
-            log(&format!("{} verdicts were kept silent by exceptions in the config", exceptions.silenced));
         }
         Ok(())
     }

@@ -106,7 +106,6 @@ impl End {
 /// If it cannot start, or a thread of it fails.
 pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> Result<(), RunError> {
     let interval = sources::tick(&plan.config);
-    let exceptions = Exceptions::of(&plan.config);
     let (form, until) = (plan.form, plan.duration.map(|d| Instant::now() + d));
     let host = plan.facts.host.clone();
     let (printer, printing) = channel();
@@ -121,7 +120,7 @@ pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String])
         broken: false,
     };
     let engine = thread("engine", &waker, move || engine(plan, printer, &ready_to, orders))?;
-    let printer = thread("output", &waker, move || printing.run(form, Names::default(), exceptions))?;
+    let printer = thread("output", &waker, move || printing.run(form, Names::default()))?;
     let ready = match ready.recv() {
         Ok(Ok(ready)) => ready,
         Ok(Err(e)) => return Err(e),
@@ -211,6 +210,7 @@ fn engine(
     let rules: Vec<Rc<Rule>> = set.running.iter().map(|l| l.rule.clone()).collect();
     let count = rules.len();
     let mut judge = Judge::new(rules, &sandbox, sources::nanos(interval), plan.facts);
+    judge.except(Exceptions::of(&plan.config), Some(Names::default()));
     let mut runner = match Runner::start(plan.jobs, &Options::every(interval)) {
         Ok(runner) => runner,
         Err(e) => {
@@ -240,7 +240,6 @@ fn engine(
     }
     let mut swap = Swap::new(orders, &set.running, plan.schema);
     drop(set.running);
-    let mut exceptions: Option<Exceptions> = None;
     loop {
         // While there is a change to prepare, only what is queued goes before it.
         match runner.next(if swap.busy() { Duration::ZERO } else { IDLE }) {
@@ -256,7 +255,6 @@ fn engine(
                 if let Polled::Refused(why) = swap.poll() {
                     judge.refused(why);
                 }
-                exceptions = exceptions.take().and_then(|e| printer.exceptions(e));
             }
             Event::Idle => {
                 if let Some(mut changed) = swap.step(&sandbox) {
@@ -265,11 +263,14 @@ fn engine(
                     if let Some(jobs) = changed.jobs.take() {
                         replace(&mut runner, &mut judge, jobs, interval, &end)?;
                     }
-                    exceptions = printer.exceptions(std::mem::take(&mut changed.exceptions));
+                    judge.except(std::mem::take(&mut changed.exceptions), Some(Names::default()));
                     changed.tell();
                 }
             }
-            Event::Stopped => return Ok(runner.stop(STOP_WITHIN)),
+            Event::Stopped => {
+                judge.silenced().lines().into_iter().for_each(|line| printer.log(line));
+                return Ok(runner.stop(STOP_WITHIN));
+            }
         }
     }
 }

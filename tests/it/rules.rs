@@ -48,6 +48,74 @@ fn every_problem_of_a_file_is_told_with_its_place() {
     ]);
 }
 
+/// Kinds of tests that every built-in rule is to have; of other rules what is missing is told only.
+const COMPLETE: [&str; 3] = ["kernel.lockup", "self.degraded", "memory.oom_kill"];
+
+#[test]
+fn built_in_rules_are_tested_from_all_sides() {
+    let report = run(&["test", "--coverage", "--format", "json"]).exits(0).json();
+    let all = report["coverage"].as_array().unwrap();
+    assert_eq!(all.len(), whystall_rules::ALL.len());
+    for rule in all {
+        let id = rule["rule"].as_str().unwrap();
+        assert_eq!(rule["causes_missed"].as_array().unwrap().len(), 0, "{id}: {rule}");
+        assert!(rule["branches"].as_u64().unwrap() >= 3, "{id}: {rule}");
+        let kinds = rule["kinds_missed"].as_array().unwrap();
+        if COMPLETE.contains(&id) {
+            assert!(kinds.is_empty(), "{id} lacks tests: {kinds:?}");
+        } else if !kinds.is_empty() {
+            println!("skipped: {id} lacks tests of these kinds: {kinds:?}");
+        }
+    }
+}
+
+#[test]
+fn what_tests_do_not_reach_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.rhai");
+    let text = "//! A page.\nconst RULE = #{ id: \"my.rule\", api: 1, severity: \"info\", subject: \"host\",\n  \
+         windows: #{ a: #{ of: \"vmstat.allocstall\", calc: \"rate\", over: \"10s\" } } };\n\
+         fn enter(w, p) { w.a.value > 1.0 }\nfn verdict(w, p, ctx) {\n  if w.a.value > 100.0 { return cause(\"a.much\"); }\n  \
+         if w.a.value > 9.0 { cause(\"a.some\") } else { cause(\"a.little\") }\n}\n\
+         fn test_a(t) { t.series(\"vmstat.allocstall\", \"0+5x20\"); t.at(\"15s\").expect(\"firing\").cause(\"a.little\"); }\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    run(&["test", file]).exits(0).prints(&["my.rule has no test that concludes: a.much, a.some"]);
+    run(&["test", "--coverage", file]).exits(0).prints(&[
+        "clearing, silent, gap",
+        "a.rhai:6:24, ",
+        "a.rhai:7:22\n",
+        "3 of 5 branches reached",
+    ]);
+}
+
+#[test]
+fn what_check_finds_is_sarif_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.rhai");
+    std::fs::write(&path, BROKEN).unwrap();
+    let log = run(&["check", "--format", "sarif", path.to_str().unwrap()]).exits(1).json();
+    assert_eq!(log["version"], "2.1.0");
+    let results = log["runs"][0]["results"].as_array().unwrap();
+    let rules = log["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    assert!(results.iter().any(|r| r["ruleId"] == "R007" && r["level"] == "error"), "{log}");
+    for r in results {
+        let index = r["ruleIndex"].as_u64().unwrap() as usize;
+        assert_eq!(rules[index]["id"], r["ruleId"]);
+        assert!(r["locations"][0]["physicalLocation"]["region"]["startLine"].as_u64() >= Some(1), "{r}");
+    }
+    // Nothing found is a log without results.
+    let log = run(&["check", "--format", "sarif"]).exits(0).json();
+    assert!(log["runs"][0]["results"].is_array());
+}
+
+#[test]
+fn every_code_is_explained() {
+    for c in whystall_engine::script::Code::ALL {
+        run(&["explain", c.name()]).exits(0).prints(&[c.name(), c.title()]);
+    }
+}
+
 /// A reader of XML that knows elements, attributes and the five entities: enough to see that the text is well formed.
 fn well_formed(xml: &str) -> Result<usize, String> {
     let body = xml.strip_prefix("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n").ok_or("no declaration")?;

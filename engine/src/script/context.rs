@@ -89,6 +89,7 @@ impl Ctx {
         let kind = match decl.at {
             At::Across(kind, _) => kind,
             At::Host => SubjectKind::Host,
+            At::Cpu(_) => SubjectKind::Cpu,
             At::Own | At::Parent => self.subject.kind(),
         };
         let Some(id) = self.ids.get(i).copied().flatten() else { return Ok(Array::new()) };

@@ -20,6 +20,8 @@ pub(crate) enum Value {
     List(Vec<Lit>),
     /// Keys in the order they were written.
     Map(Vec<(String, Place, Lit)>),
+    /// What could not be read; that is reported already, so whoever meets it says nothing more.
+    Bad,
 }
 
 impl Value {
@@ -31,6 +33,7 @@ impl Value {
             Value::Text(_) => "a string",
             Value::List(_) => "an array",
             Value::Map(_) => "a map",
+            Value::Bad => "something calculated",
         }
     }
 }
@@ -47,7 +50,7 @@ pub(crate) fn find_rule(statements: &[Stmt], report: &mut Report<'_>) -> Option<
                 if found.is_some() {
                     report.add(Code::DuplicateId, *pos, "RULE is declared twice");
                 }
-                found = read(&v.1, report);
+                found = Some(read(&v.1, report));
             }
             Stmt::Noop(_) => {}
             other => {
@@ -61,13 +64,13 @@ pub(crate) fn find_rule(statements: &[Stmt], report: &mut Report<'_>) -> Option<
             }
         }
     }
-    if found.is_none() && !report.errors() {
+    if found.is_none() {
         report.add(Code::NoRule, Place::default(), "this file declares no `const RULE = #{…};`");
     }
     found
 }
 
-fn read(e: &Expr, report: &mut Report<'_>) -> Option<Lit> {
+fn read(e: &Expr, report: &mut Report<'_>) -> Lit {
     let at = Place::from(e.start_position());
     let value = match e {
         Expr::BoolConstant(b, _) => Value::Bool(*b),
@@ -75,39 +78,38 @@ fn read(e: &Expr, report: &mut Report<'_>) -> Option<Lit> {
         Expr::FloatConstant(x, _) => Value::Number(**x),
         Expr::StringConstant(s, _) => Value::Text(s.to_string()),
         Expr::CharConstant(c, _) => Value::Text(c.to_string()),
-        Expr::Array(items, _) => {
-            Value::List(items.iter().map(|i| read(i, report)).collect::<Option<Vec<_>>>()?)
-        }
+        Expr::Array(items, _) => Value::List(items.iter().map(|i| read(i, report)).collect()),
         Expr::Map(m, _) => {
             let mut out: Vec<(String, Place, Lit)> = Vec::with_capacity(m.0.len());
             for (k, v) in &m.0 {
                 if out.iter().any(|(name, ..)| name == k.name.as_str()) {
                     report.add(Code::BadValue, k.pos, format!("key `{}` is written twice", k.name));
                 }
-                out.push((k.name.to_string(), k.pos.into(), read(v, report)?));
+                out.push((k.name.to_string(), k.pos.into(), read(v, report)));
             }
             Value::Map(out)
         }
-        Expr::FnCall(f, _) if f.name == "-" && f.args.len() == 1 => {
-            let Lit { value: Value::Number(x), .. } = read(&f.args[0], report)? else {
+        Expr::FnCall(f, _) if f.name == "-" && f.args.len() == 1 => match read(&f.args[0], report).value {
+            Value::Number(x) => Value::Number(-x),
+            Value::Bad => Value::Bad,
+            _ => {
                 report.add(Code::NotLiteral, at, "only numbers can be negative");
-                return None;
-            };
-            Value::Number(-x)
-        }
+                Value::Bad
+            }
+        },
         // A literal that the parser has folded already, such as a constant array.
         Expr::DynamicConstant(d, _) => return dynamic(d, at, report),
         _ => {
             report
                 .add(Code::NotLiteral, at, "this is calculated, but RULE is read without running the script")
                 .help("write the value out");
-            return None;
+            Value::Bad
         }
     };
-    Some(Lit { at, value })
+    Lit { at, value }
 }
 
-fn dynamic(d: &rhai::Dynamic, at: Place, report: &mut Report<'_>) -> Option<Lit> {
+fn dynamic(d: &rhai::Dynamic, at: Place, report: &mut Report<'_>) -> Lit {
     let value = if let Ok(b) = d.as_bool() {
         Value::Bool(b)
     } else if let Ok(i) = d.as_int() {
@@ -117,18 +119,18 @@ fn dynamic(d: &rhai::Dynamic, at: Place, report: &mut Report<'_>) -> Option<Lit>
     } else if let Some(s) = d.read_lock::<rhai::ImmutableString>() {
         Value::Text(s.to_string())
     } else if let Some(a) = d.read_lock::<rhai::Array>() {
-        Value::List(a.iter().map(|x| dynamic(x, at, report)).collect::<Option<Vec<_>>>()?)
+        Value::List(a.iter().map(|x| dynamic(x, at, report)).collect())
     } else if let Some(m) = d.read_lock::<rhai::Map>() {
         let mut out = Vec::new();
         for (k, v) in m.iter() {
-            out.push((k.to_string(), at, dynamic(v, at, report)?));
+            out.push((k.to_string(), at, dynamic(v, at, report)));
         }
         Value::Map(out)
     } else {
         report.add(Code::NotLiteral, at, format!("a {} cannot stand in RULE", d.type_name()));
-        return None;
+        Value::Bad
     };
-    Some(Lit { at, value })
+    Lit { at, value }
 }
 
 /// A map that is taken apart key by key; what was not taken is unknown.
@@ -145,6 +147,7 @@ impl<'l> Taker<'l> {
         let what = what.into();
         match &lit.value {
             Value::Map(entries) => Some(Taker { what, at: lit.at, entries, taken: Vec::new() }),
+            Value::Bad => None,
             other => {
                 report.add(
                     Code::BadValue,
@@ -202,6 +205,7 @@ impl<'l> Taker<'l> {
                 );
                 None
             }
+            Value::Bad => None,
             ref other => {
                 report.add(Code::BadValue, lit.at, format!("`{key}` must be a number, not {}", other.kind()));
                 None
@@ -241,6 +245,7 @@ impl<'l> Taker<'l> {
 pub(crate) fn text<'l>(lit: &'l Lit, what: &str, report: &mut Report<'_>) -> Option<(&'l str, Place)> {
     match &lit.value {
         Value::Text(s) => Some((s, lit.at)),
+        Value::Bad => None,
         other => {
             report.add(Code::BadValue, lit.at, format!("{what} must be a string, not {}", other.kind()));
             None
@@ -255,6 +260,7 @@ pub(crate) fn texts(lit: &Lit, what: &str, report: &mut Report<'_>) -> Vec<(Stri
         Value::List(items) => {
             items.iter().filter_map(|i| text(i, what, report).map(|(s, at)| (s.to_string(), at))).collect()
         }
+        Value::Bad => Vec::new(),
         other => {
             report.add(
                 Code::BadValue,

@@ -440,7 +440,7 @@ impl Lower<'_> {
                 None => no(format!("the undeclared param `{name}`"), at),
             },
             Bound::Window(i) => match Prop::from_name(name) {
-                Some(Prop::Known) => Ok(Val::Node(self.read(i, Prop::Known), Ty::Bool)),
+                Some(p @ (Prop::Known | Prop::Overdue)) => Ok(Val::Node(self.read(i, p), Ty::Bool)),
                 Some(p) => Ok(Val::Node(self.read(i, p), Ty::Float)),
                 None => no(format!("the property `{name}`"), at),
             },

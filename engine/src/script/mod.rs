@@ -14,9 +14,11 @@ mod manifest;
 mod natives;
 mod program;
 mod reading;
+mod recover;
 mod rule;
 mod sandbox;
 mod testing;
+mod trace;
 mod tree;
 mod types;
 
@@ -28,10 +30,11 @@ pub use manifest::{
 };
 pub use rule::{Compiled, MAX_SOURCE, Overrides, Rule, compile};
 pub use sandbox::Sandbox;
-pub use testing::{TestOutcome, run_tests};
+pub use testing::{Coverage, TestOutcome, Tested, run_tests, test_rule};
 
 pub(crate) use context::Ctx;
 #[cfg(test)]
 pub(crate) use program::{Bin, Op, Prop};
 pub(crate) use program::{LANES, Need, Numbers, Program, Scratch, Source};
 pub(crate) use sandbox::Judged;
+pub(crate) use trace::trace;

@@ -148,6 +148,11 @@ const TEST: &[Sig] = &[
     Sig("series", &[Arg::Text, Arg::Text], Ty::Unit),
     Sig("event", &[Arg::Text, Arg::Text], Ty::Unit),
     Sig("event", &[Arg::Text, Arg::Text, Arg::Item], Ty::Unit),
+    Sig("burst", &[Arg::Text, Arg::Num, Arg::Text], Ty::Unit),
+    Sig("burst", &[Arg::Text, Arg::Num, Arg::Text, Arg::Item], Ty::Unit),
+    Sig("gap", &[Arg::Text, Arg::Text, Arg::Text], Ty::Unit),
+    Sig("suspend", &[Arg::Text, Arg::Text], Ty::Unit),
+    Sig("also", &[Arg::Text], Ty::Unit),
     Sig("interval", &[Arg::Text], Ty::Unit),
     Sig("param", &[Arg::Text, Arg::Any], Ty::Unit),
     Sig("at", &[Arg::Text], Ty::Checkpoint),
@@ -165,6 +170,8 @@ const CHECKPOINT: &[Sig] = &[
     Sig("hint", &[Arg::Text], Ty::Checkpoint),
     Sig("culprit", &[Arg::Text], Ty::Checkpoint),
     Sig("victim", &[Arg::Text], Ty::Checkpoint),
+    Sig("chain", &[Arg::Text], Ty::Checkpoint),
+    Sig("health", &[Arg::Text], Ty::Checkpoint),
 ];
 
 /// Methods of texts, numbers, arrays and items, from Rhai's own packages.
@@ -211,6 +218,9 @@ const VALUE_PROPERTIES: &[(&str, Ty)] = &[("len", Ty::Int), ("is_empty", Ty::Boo
 /// Names that are switched off in the sandbox.
 pub(crate) const FORBIDDEN: &[&str] =
     &["eval", "print", "debug", "Fn", "call", "curry", "import", "is_shared", "sleep"];
+
+/// What a test can expect of the rule itself.
+pub(crate) const HEALTH: [&str; 2] = ["ok", "suspended"];
 
 /// States a test can expect.
 pub(crate) const STATES: [&str; 6] = ["silent", "pending", "firing", "recovering", "resolved", "stale"];

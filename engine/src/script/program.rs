@@ -28,10 +28,12 @@ pub(crate) enum Prop {
     Now,
     /// 1 if known.
     Known,
+    /// After another window: 1 if nothing came within the span.
+    Overdue,
 }
 
 impl Prop {
-    pub(crate) const ALL: [(&'static str, Prop); 14] = [
+    pub(crate) const ALL: [(&'static str, Prop); 15] = [
         ("value", Prop::Value),
         ("ns", Prop::Ns),
         ("us", Prop::Us),
@@ -46,6 +48,7 @@ impl Prop {
         ("sigma", Prop::Sigma),
         ("now", Prop::Now),
         ("known", Prop::Known),
+        ("overdue", Prop::Overdue),
     ];
 
     pub(crate) fn from_name(name: &str) -> Option<Prop> {
@@ -83,6 +86,7 @@ impl Numbers {
             Prop::Sigma if self.dev > 0.0 => (self.now - self.value) / self.dev,
             Prop::Sigma => f64::NAN,
             Prop::Now => self.now / scale,
+            Prop::Overdue => self.now,
             Prop::Known => f64::from(!self.value.is_nan()),
         }
     }
@@ -246,7 +250,7 @@ impl Need {
     /// The comparison, if one value can decide it for all that lie on its one side.
     fn new(window: u16, prop: Prop, scale: f64, op: Bin, line: f64) -> Option<Need> {
         // Of the window's value alone, and growing with it.
-        let grows = !matches!(prop, Prop::Dev | Prop::Sigma | Prop::Now | Prop::Known);
+        let grows = !matches!(prop, Prop::Dev | Prop::Sigma | Prop::Now | Prop::Known | Prop::Overdue);
         let above = matches!(op, Bin::Gt | Bin::Ge);
         let ordered = above || matches!(op, Bin::Lt | Bin::Le);
         (grows && ordered).then_some(Need { window, above, prop, scale, op, line })
@@ -403,7 +407,7 @@ fn read(source: Source<'_>, prop: Prop, scale: f64, from: usize, out: &mut [f64]
             match prop {
                 Prop::Ns => out[..n].copy_from_slice(value),
                 Prop::Value if scale == 1.0 => out[..n].copy_from_slice(value),
-                Prop::Dev | Prop::Sigma | Prop::Now => {
+                Prop::Dev | Prop::Sigma | Prop::Now | Prop::Overdue => {
                     for (i, o) in out[..n].iter_mut().enumerate() {
                         let at = |c: &[f64]| c.get(from + i).copied().unwrap_or(f64::NAN);
                         *o = Numbers { value: value[i], dev: at(dev), now: at(now) }.get(prop, scale);

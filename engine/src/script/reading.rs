@@ -73,6 +73,7 @@ impl Reading {
         let subject = match d.at {
             At::Own => self.call.subject.to_string(),
             At::Host => "host".to_string(),
+            At::Cpu(i) => self.call.numbers.get(i).map_or_else(String::new, |n| format!("cpu:{}", n.value)),
             At::Parent => self.call.subject.parent().map_or_else(String::new, |p| p.to_string()),
             At::Across(kind, _) => format!("all {}s", kind.name()),
         };
@@ -114,6 +115,10 @@ pub(crate) fn register(engine: &mut Engine) {
     for (name, prop) in Prop::ALL {
         if prop == Prop::Known {
             engine.register_get("known", |r: &mut Reading| r.known());
+        } else if prop == Prop::Overdue {
+            engine.register_get("overdue", |r: &mut Reading| -> Fallible<bool> {
+                Ok(r.number(Prop::Overdue)? == 1.0)
+            });
         } else {
             engine.register_get(name, move |r: &mut Reading| r.number(prop));
         }

@@ -11,9 +11,10 @@ use super::context::Ctx;
 use super::diag::{Diagnostic, Place, Report};
 use super::functions::{Functions, functions};
 use super::lower::{self, NotLowered};
-use super::manifest::{self, Manifest, ParamValue, Severity};
+use super::manifest::{self, At, Manifest, ParamValue, Severity};
 use super::program::{Bin, Numbers, Op, Program, Prop};
 use super::reading::Call;
+use super::recover::{self, Parsed};
 use super::sandbox::{Judged, Sandbox};
 use super::{literal, testing, types};
 use crate::finding::Policy;
@@ -86,23 +87,21 @@ fn compile_into(
         report.add(Code::Syntax, Place::default(), message);
         return None;
     }
-    let ast = match sandbox.compile(text) {
-        Ok(ast) => ast,
-        Err(e) => {
-            let message = lower_first(&e.err_type().to_string());
-            report.add(Code::Syntax, e.position(), message);
-            return None;
-        }
-    };
+    let Parsed { ast, lost } = recover::parse(sandbox, text, report)?;
     let statements: &[Stmt] = ast.as_ref();
-    let lit = literal::find_rule(statements, report)?;
-    let mut manifest = manifest::read(&lit, page(text), schema, report)?;
+    let lit = match lost.iter().any(|l| l == "RULE") {
+        true => None,
+        false => literal::find_rule(statements, report),
+    };
+    // Whatever is wrong with RULE, the functions are checked too, so that all problems are told at once.
+    let mut manifest = match &lit {
+        Some(lit) => manifest::read(lit, page(text), schema, report),
+        None => Manifest::unreadable(),
+    };
     apply(&mut manifest, overrides, report);
     let functions = functions(&ast);
-    let facts = types::check(&functions, &manifest, report);
-    if report.errors() {
-        return None;
-    }
+    let facts = types::check(&functions, &manifest, &lost, report);
+    let lit = lit.filter(|_| !report.errors())?;
     let has = |name: &str, n: usize| functions.contains_key(&(name.to_string(), n));
     let (has_leave, has_verdict) = (has("leave", 2), has("verdict", 3));
     let mut lowered = Vec::new();
@@ -151,7 +150,11 @@ fn apply(manifest: &mut Manifest, overrides: &Overrides, report: &mut Report<'_>
         manifest.severity = s;
     }
     for (name, value) in &overrides.params {
+        let vague = manifest.is_vague(name);
         let Some(p) = manifest.params.iter_mut().find(|p| p.name == *name) else {
+            if vague {
+                continue;
+            }
             report.add(
                 Code::UnknownParam,
                 Place::default(),
@@ -192,7 +195,9 @@ fn advise(
     report: &mut Report<'_>,
 ) {
     for (i, w) in manifest.windows.iter().enumerate() {
-        if !facts.windows.contains(&i) && manifest.wake != Some(i) {
+        let linked =
+            manifest.windows.iter().any(|o| o.after.is_some_and(|(a, _)| a == i) || o.at == At::Cpu(i));
+        if !facts.windows.contains(&i) && manifest.wake != Some(i) && !linked {
             report.add(Code::UnusedWindow, w.at_place, format!("no function reads the window `{}`", w.name));
         }
     }
@@ -279,7 +284,7 @@ fn thresholds(
                 Prop::Kib => c * 1024.0,
                 Prop::Mib => c * 1_048_576.0,
                 Prop::Gib => c * 1_073_741_824.0,
-                Prop::Dev | Prop::Sigma | Prop::Now | Prop::Known => continue,
+                Prop::Dev | Prop::Sigma | Prop::Now | Prop::Known | Prop::Overdue => continue,
             };
             out[window as usize].get_or_insert(inside / scale);
         }
@@ -296,11 +301,6 @@ fn page(text: &str) -> String {
         .map(|l| l.trim_start_matches("//!").strip_prefix(' ').unwrap_or(l.trim_start_matches("//!")))
         .collect();
     lines.join("\n").trim().to_string()
-}
-
-fn lower_first(s: &str) -> String {
-    let mut chars = s.chars();
-    chars.next().map(|c| c.to_lowercase().chain(chars).collect()).unwrap_or_default()
 }
 
 impl Rule {
@@ -325,6 +325,26 @@ impl Rule {
     /// Whether `enter` and `leave` run as columnar programs for every kind of subject.
     pub fn is_lowered(&self) -> bool {
         self.lowered.iter().all(|(_, e, l)| e.is_some() && (!self.has_leave || l.is_some()))
+    }
+
+    /// The same rule with other settings, from the same text.
+    pub fn again(&self, sandbox: &Sandbox, schema: &Schema, text: &str, overrides: &Overrides) -> Compiled {
+        compile(sandbox, schema, &self.file, text, overrides)
+    }
+
+    /// The same rule with another AST, all in the interpreter.
+    pub(crate) fn interpreted(&self, ast: AST) -> Rule {
+        Rule {
+            file: self.file.clone(),
+            manifest: self.manifest.clone(),
+            tests: self.tests.clone(),
+            causes: self.causes.clone(),
+            has_leave: self.has_leave,
+            ast,
+            has_verdict: self.has_verdict,
+            lowered: self.lowered.iter().map(|(kind, ..)| (*kind, None, None)).collect(),
+            thresholds: self.thresholds.clone(),
+        }
     }
 
     fn call(&self, subject: &Subject, numbers: Vec<Numbers>, strict: bool) -> Rc<Call> {

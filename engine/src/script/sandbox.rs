@@ -1,6 +1,7 @@
 //! The interpreter as rules get it: no files, no clock, no output, bounded in operations, depth and sizes.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rhai::packages::{
@@ -51,7 +52,11 @@ pub struct Sandbox {
     total: Cell<u64>,
     /// Conclusions begun in the newest call.
     begun: Rc<Cell<u32>>,
+    /// Blocks of marked rules that were reached.
+    reached: Reached,
 }
+
+type Reached = Rc<RefCell<BTreeSet<i64>>>;
 
 impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -68,13 +73,14 @@ impl Default for Sandbox {
 impl Sandbox {
     /// A sandbox; its second interpreter is made when a rule needs it.
     pub fn new() -> Sandbox {
-        let (operations, begun) = (Rc::default(), Rc::default());
+        let (operations, begun, reached) = (Rc::default(), Rc::default(), Rc::default());
         Sandbox {
-            conclude: base(CONCLUDE_OPERATIONS, &operations, &begun),
+            conclude: base(CONCLUDE_OPERATIONS, &operations, &begun, &reached),
             judge: OnceCell::new(),
             operations,
             total: Cell::new(0),
             begun,
+            reached,
         }
     }
 
@@ -85,7 +91,7 @@ impl Sandbox {
     /// Calls `enter` or `leave`.
     pub(crate) fn judge(&self, ast: &AST, name: &str, call: Rc<Call>) -> Judged {
         let engine = self.judge.get_or_init(|| {
-            let mut e = base(JUDGE_OPERATIONS, &self.operations, &self.begun);
+            let mut e = base(JUDGE_OPERATIONS, &self.operations, &self.begun, &self.reached);
             strict_arithmetic(&mut e);
             e
         });
@@ -138,6 +144,11 @@ impl Sandbox {
         result
     }
 
+    /// The blocks of marked rules that were reached since the last call.
+    pub(crate) fn take_reached(&self) -> BTreeSet<i64> {
+        self.reached.take()
+    }
+
     /// Operations used by all calls so far.
     pub(crate) fn operations(&self) -> u64 {
         self.total.get()
@@ -177,7 +188,7 @@ fn is_unknown(e: &EvalAltResult) -> bool {
     }
 }
 
-fn base(operations: u64, used: &Rc<Cell<u64>>, begun: &Rc<Cell<u32>>) -> Engine {
+fn base(operations: u64, used: &Rc<Cell<u64>>, begun: &Rc<Cell<u32>>, reached: &Reached) -> Engine {
     let mut e = Engine::new_raw();
     // The parser's folding would hide literals' places and types from the checker.
     e.set_optimization_level(OptimizationLevel::None);
@@ -196,7 +207,8 @@ fn base(operations: u64, used: &Rc<Cell<u64>>, begun: &Rc<Cell<u32>>) -> Engine 
         .set_max_string_size(32 * 1024)
         // Together with the depth of calls these bound what a call can hold: 16 times 64 variables of so much.
         .set_max_array_size(256)
-        .set_max_map_size(256)
+        // All keys of nested maps together: 32 events of some 30 fields.
+        .set_max_map_size(1024)
         .set_max_variables(64)
         .set_max_functions(128)
         .set_max_modules(0)
@@ -209,6 +221,11 @@ fn base(operations: u64, used: &Rc<Cell<u64>>, begun: &Rc<Cell<u32>>) -> Engine 
     e.on_progress(move |n| {
         used.set(n);
         None
+    });
+    let reached = reached.clone();
+    // Only marked rules call it; the checker knows no such function.
+    e.register_fn("__reach", move |n: i64| {
+        reached.borrow_mut().insert(n);
     });
     numbers(&mut e);
     reading::register(&mut e);

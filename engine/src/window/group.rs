@@ -1,8 +1,11 @@
 //! All tracks of one stream for one kind of subjects, with their cells: a subject's cells lie side by side, so that a
 //! row of a batch touches adjacent memory.
 
+use std::collections::HashMap;
+
 use whystall_event::{Batch, FieldKind, MAX_FIELDS, Mode, RowRef, Stream, SubjectKind};
 
+use super::WindowId;
 use super::aggregates::{BLOCK, Nature};
 use super::cells::{CounterCell, ValueCell};
 use super::filter::BoundFilter;
@@ -45,6 +48,9 @@ impl<C: Default + Copy> Cells<C> {
         }
     }
 }
+
+/// Values of the windows that gates look at.
+pub(crate) type Others = HashMap<WindowId, Vec<f64>, foldhash::fast::RandomState>;
 
 /// How a value of a row gets to its cell; in the order of the cells.
 #[derive(Debug)]
@@ -109,6 +115,11 @@ impl Group {
     /// Whether some window can take values of the stream.
     pub(crate) fn reads(&self) -> bool {
         !(self.counter_steps.is_empty() && self.value_steps.is_empty())
+    }
+
+    /// Whether some window counts only after another.
+    pub(crate) fn gated(&self) -> bool {
+        self.tracks.iter().flatten().any(|t| t.gate.is_some())
     }
 
     /// Fits tracks, cells and steps to the stream's declaration and to the windows as they are now; what stays keeps
@@ -241,6 +252,7 @@ impl Group {
     }
 
     /// Closes the tick. `covered_ns` is what a stream of occurrences covered; `len` and `mask` describe the table.
+    /// Without `others` it closes the tracks without a gate; with them, those that have one.
     pub(crate) fn tick(
         &mut self,
         tick: &TickInfo,
@@ -248,13 +260,21 @@ impl Group {
         covered_ns: f64,
         len: usize,
         mask: Option<&[f64]>,
+        others: Option<&Others>,
     ) {
-        let live = std::mem::take(&mut self.live);
+        let live = self.live;
+        if others.is_some() || !self.gated() {
+            self.live = false;
+        }
+        let mine = |t: &Track| t.gate.is_some() == others.is_some();
         let columns = if self.occurrences { len } else { self.rows };
         let rows = self.rows;
         let mut any = false;
-        for track in self.tracks.iter_mut().flatten().filter(|t| t.slot.is_some()) {
+        for track in self.tracks.iter_mut().flatten().filter(|t| t.slot.is_some() && mine(t)) {
             track.resize_outputs(columns);
+            if let (Some(gate), Some(others)) = (&mut track.gate, others) {
+                gate.begin(others.get(&gate.after.window).map_or(&[][..], |c| &c[..]), columns, tick.now);
+            }
             track.working = track.begin(tick, rows, covered_ns, live);
             track.idle(if track.working { rows } else { 0 });
             any |= track.working;
@@ -262,7 +282,7 @@ impl Group {
         let mut start = 0;
         while any && start < rows {
             let n = BLOCK.min(rows - start);
-            for track in self.tracks.iter_mut().flatten().filter(|t| t.working) {
+            for track in self.tracks.iter_mut().flatten().filter(|t| t.working && mine(t)) {
                 let (Some(slot), Some(nature)) = (track.slot, track.nature) else {
                     continue;
                 };
@@ -274,8 +294,11 @@ impl Group {
             }
             start += n;
         }
-        if let Some(mask) = mask {
-            self.tracks.iter_mut().flatten().for_each(|t| t.mask(mask));
+        for track in self.tracks.iter_mut().flatten().filter(|t| mine(t)) {
+            track.finish_gate();
+            if let Some(mask) = mask {
+                track.mask(mask);
+            }
         }
     }
 

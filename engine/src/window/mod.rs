@@ -11,6 +11,7 @@
 mod aggregates;
 mod cells;
 mod filter;
+mod gate;
 mod group;
 mod histogram;
 mod pace;
@@ -31,7 +32,9 @@ use std::sync::Arc;
 use whystall_event::{Batch, SEC, Stamp, Subject, SubjectKind};
 
 use crate::subjects::SubjectTable;
-use group::Group;
+pub use gate::After;
+use gate::Gate;
+use group::{Group, Others};
 use pace::Pace;
 pub use spec::{Calc, DEFAULT_COVERAGE, Filter, Limits, WindowId, WindowSpec, WindowStats, allowed};
 use stream::StreamState;
@@ -66,6 +69,8 @@ pub struct Windows {
     after_break: bool,
     next_sweep: u64,
     scratch: Box<Scratch>,
+    /// Values of the windows that others come after, of the newest tick.
+    others: Others,
     stats: WindowStats,
 }
 
@@ -87,6 +92,7 @@ impl Windows {
             after_break: false,
             next_sweep: 0,
             scratch: Box::new(Scratch::new()),
+            others: Others::default(),
             stats: WindowStats::default(),
         }
     }
@@ -120,11 +126,13 @@ impl Windows {
                 t.field == spec.field
                     && t.over_ns == over
                     && t.filter == spec.filter
+                    && t.gate.as_ref().map(|g| g.after) == spec.after
                     && t.can_serve(spec.calc)
             })
         };
         let track = group.tracks.iter().position(serves).unwrap_or_else(|| {
-            let new = Track::new(spec.field.clone(), spec.filter.clone(), over, self.interval);
+            let mut new = Track::new(spec.field.clone(), spec.filter.clone(), over, self.interval);
+            new.gate = spec.after.map(|a| Box::new(Gate::new(a, over)));
             match group.tracks.iter().position(Option::is_none) {
                 Some(gap) => {
                     group.tracks[gap] = Some(new);
@@ -230,6 +238,7 @@ impl Windows {
         let (index, elapsed) = self.pace.tick(now.boot_ns);
         let tick = TickInfo {
             index,
+            now: now.boot_ns,
             elapsed: elapsed as f64,
             interval: self.interval as f64,
             after_break: std::mem::take(&mut self.after_break),
@@ -238,8 +247,28 @@ impl Windows {
             table.link_parents();
         }
         for stream in &mut self.streams {
-            stream.tick(&tick, &mut self.scratch, &self.tables);
+            stream.tick(&tick, &mut self.scratch, &self.tables, None);
         }
+        self.tick_gated(&tick);
+    }
+
+    /// Windows that count only after others, once these have their values.
+    fn tick_gated(&mut self, tick: &TickInfo) {
+        let asked = |s: &Slot| s.spec.after.filter(|_| s.uses > 0).map(|a| a.window);
+        let ids: Vec<WindowId> = self.slots.iter().filter_map(asked).collect();
+        let mut others = std::mem::take(&mut self.others);
+        others.retain(|id, _| ids.contains(id));
+        for id in &ids {
+            let column = others.entry(*id).or_default();
+            column.clear();
+            column.extend_from_slice(self.column(*id));
+        }
+        if !ids.is_empty() {
+            for stream in &mut self.streams {
+                stream.tick(tick, &mut self.scratch, &self.tables, Some(&others));
+            }
+        }
+        self.others = others;
     }
 
     /// Frees the rows of subjects that are gone for a while or silent for long.
@@ -297,7 +326,7 @@ impl Windows {
     }
 
     /// The newest tick's own value per row for `baseline` and `ewma` (per second for counters), NaN where the tick had
-    /// none; empty for other calculations.
+    /// none; for a window that comes after another, 1 where it is overdue; empty for other windows.
     pub fn current(&self, id: WindowId) -> &[f64] {
         self.output(id).map_or(&[], |(_, o)| &o.current)
     }

@@ -4,7 +4,7 @@
 const LATEST: u64 = 1 << 61;
 
 /// Gives ticks their numbers. A tick that is half an interval late or early still gets the next number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Pace {
     interval: i64,
     /// When the newest tick was due.

@@ -1,13 +1,16 @@
 //! A naive model of the windows that keeps every sample and computes each answer anew, and a property test that holds
 //! the columnar windows to it for every calculation.
 
+mod gated;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use whystall_event::{Batch, Field, FieldKind, Mode, SEC, Stamp, Stream, Subject, SubjectKind, Unit};
 
 use super::pace::Pace;
-use super::{Calc, Limits, WindowId, WindowSpec, Windows, allowed};
+use super::{After, Calc, Limits, WindowId, WindowSpec, Windows, allowed};
+use gated::Gated;
 
 const SUBJECTS: usize = 4;
 const INTERVAL: u64 = SEC;
@@ -44,7 +47,7 @@ struct Life {
 }
 
 /// One tick with everything that it brought, by subject and field.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct Tick {
     number: u64,
     elapsed: f64,
@@ -53,6 +56,7 @@ struct Tick {
     samples: [[Vec<Sample>; 4]; SUBJECTS],
 }
 
+#[derive(Clone)]
 struct Model {
     stream: Arc<Stream>,
     over: u64,
@@ -332,6 +336,25 @@ fn play(mode: Mode, over: u64, coverage: f64, acts: &[Act]) -> Result<(), TestCa
     let mut model = Model::new(stream.clone(), over);
     let mut counters = [[1_000_000u64; 4]; SUBJECTS];
     let mut now = 1000 * SEC;
+    // Windows that count only after another: each amount of the first field after something of the third.
+    let others: Vec<WindowId> = ids
+        .iter()
+        .filter(|(_, c, f)| *f == 2 && matches!(c, Calc::Rate | Calc::Count))
+        .map(|(id, ..)| *id)
+        .collect();
+    let amounts: Vec<Calc> =
+        ids.iter().filter(|(_, c, f)| *f == 0 && c.is_amount()).map(|(_, c, _)| *c).collect();
+    let mut gates: Vec<(WindowId, Gated, Vec<(WindowId, Calc)>)> = Vec::new();
+    for other in others {
+        let mut declare = |calc: &Calc| {
+            let mut spec = WindowSpec::new("s", &stream.fields[0].name, SubjectKind::Cpu, *calc, over);
+            spec.coverage = coverage;
+            spec.after = Some(After { window: other, within_ns: gated::WITHIN, of_host: false });
+            (windows.declare(&spec), *calc)
+        };
+        let readers = amounts.iter().map(&mut declare).collect();
+        gates.push((other, Gated::default(), readers));
+    }
     for act in acts {
         let before = now;
         now += act.elapsed * INTERVAL / 1000;
@@ -376,6 +399,14 @@ fn play(mode: Mode, over: u64, coverage: f64, acts: &[Act]) -> Result<(), TestCa
         for (id, calc, f) in &ids {
             for n in 0..SUBJECTS {
                 compare(&windows, &model, *id, *calc, n, *f, coverage)?;
+            }
+        }
+        for (other, gated, readers) in &mut gates {
+            gated.tick(&windows, &model, *other, now);
+            for n in 0..SUBJECTS {
+                for (id, calc) in readers.iter() {
+                    gated.compare(&windows, *id, *calc, n, coverage)?;
+                }
             }
         }
     }

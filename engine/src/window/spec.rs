@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use whystall_event::{FieldKind, Mode, SEC, SubjectKind, Unit};
 
+use super::gate::After;
+
 /// How a window turns the values of its span into one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Calc {
@@ -91,6 +93,11 @@ impl Calc {
         }
     }
 
+    /// Whether it can be counted only after something else: it is the sum of what its ticks brought.
+    pub(crate) const fn is_amount(self) -> bool {
+        matches!(self, Calc::Count | Calc::Sum | Calc::Rate | Calc::Delta | Calc::Share)
+    }
+
     /// Whether it is exponentially weighted: it has no panes, and remembers beyond its span.
     pub(crate) const fn is_weighted(self) -> bool {
         matches!(self, Calc::Ewma | Calc::Baseline)
@@ -124,6 +131,8 @@ pub struct WindowSpec {
     pub coverage: f64,
     /// Only occurrences that match all of these are counted; empty for sampled streams.
     pub filter: Vec<Filter>,
+    /// Only what comes after another window was other than zero is counted.
+    pub after: Option<After>,
 }
 
 impl WindowSpec {
@@ -137,6 +146,7 @@ impl WindowSpec {
             over_ns,
             coverage: DEFAULT_COVERAGE,
             filter: Vec::new(),
+            after: None,
         }
     }
 }

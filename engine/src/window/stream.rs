@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use whystall_event::{Batch, FieldKind, MAX_FIELDS, Mode, Stream, Subject, SubjectKind};
 
-use super::group::{Group, Taken};
+use super::group::{Group, Others, Taken};
 use super::track::{Scratch, TickInfo};
 use crate::subjects::{NO_ROW, SubjectTable};
 
@@ -258,13 +258,26 @@ impl StreamState {
         self.covered_to = Some(self.covered_to.map_or(at, |c| c.max(at)));
     }
 
-    /// Closes the tick for all groups.
-    pub(crate) fn tick(&mut self, tick: &TickInfo, scratch: &mut Scratch, tables: &[SubjectTable; 6]) {
-        let covered = std::mem::take(&mut self.covered_ns);
+    /// Closes the tick for all groups: without `others` of the windows without a gate, with them of the others.
+    pub(crate) fn tick(
+        &mut self,
+        tick: &TickInfo,
+        scratch: &mut Scratch,
+        tables: &[SubjectTable; 6],
+        others: Option<&Others>,
+    ) {
+        let gated = self.groups.iter().flatten().any(|g| g.gated());
+        if others.is_some() && !gated {
+            return;
+        }
+        let covered = self.covered_ns;
+        if others.is_some() || !gated {
+            self.covered_ns = 0.0;
+        }
         for (group, table) in self.groups.iter_mut().zip(tables) {
             if let Some(group) = group.as_mut().filter(|g| g.reads()) {
                 let mask = (!table.all_live()).then(|| table.mask());
-                group.tick(tick, scratch, covered, table.len(), mask);
+                group.tick(tick, scratch, covered, table.len(), mask, others);
             }
         }
     }

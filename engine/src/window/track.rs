@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::aggregates::{Aggregates, BLOCK, Block, Nature, Needs};
 use super::cells::{CounterCell, ValueCell};
+use super::gate::Gate;
 use super::histogram::Histograms;
 use super::weighted::{Decay, Normal};
 use super::{Calc, Filter, WindowId};
@@ -19,6 +20,8 @@ const MAX_PANES: u64 = 60;
 pub(crate) struct TickInfo {
     /// The tick's number.
     pub(crate) index: u64,
+    /// When it is, CLOCK_BOOTTIME nanoseconds.
+    pub(crate) now: u64,
     /// Nanoseconds since the tick before; 0 for the first one.
     pub(crate) elapsed: f64,
     /// The declared interval, nanoseconds.
@@ -68,6 +71,8 @@ pub(crate) struct Track {
     /// The longest interval between readings that counts, nanoseconds.
     pub(crate) limit_ns: u64,
     pub(crate) outputs: Vec<Output>,
+    /// What must come before what it counts.
+    pub(crate) gate: Option<Box<Gate>>,
     /// How the stream declares the field, once known.
     pub(crate) nature: Option<Nature>,
     /// The cell among a subject's cells of its sort, if some window can read the field.
@@ -105,6 +110,7 @@ impl Track {
             over_ns,
             limit_ns: over_ns.max(interval_ns.saturating_mul(3)),
             outputs: Vec::new(),
+            gate: None,
             nature: None,
             slot: None,
             working: false,
@@ -259,6 +265,7 @@ impl Track {
             s.last[i] = c.last as f64;
             c.close();
         }
+        self.admit(s, start, n);
         if self.has.has(Needs::NORMAL) {
             self.weigh(tick, s, start, n, |s, i| s.tick.sum[i] / s.covered_ns[i] * 1e9);
         }
@@ -295,11 +302,37 @@ impl Track {
                 c.close();
             }
         }
+        self.admit(s, start, n);
         if self.has.has(Needs::NORMAL) {
             self.weigh(tick, s, start, n, |s, i| s.tick.sum[i] / s.tick.count[i]);
         }
         self.aggregates.push(start, n, &s.tick, &mut s.totals);
         self.answer(tick, s, start, n);
+    }
+
+    /// Leaves out what came while the gate was not open.
+    fn admit(&mut self, s: &mut Scratch, start: usize, n: usize) {
+        let (Some(gate), Some(nature)) = (&mut self.gate, self.nature) else { return };
+        let came = |s: &Scratch, i: usize| match (nature.is_occurrence(), nature.is_counter()) {
+            (true, _) => s.tick.count[i] > 0.0,
+            (_, true) => s.tick.sum[i] != 0.0,
+            _ => s.tick.delta[i] != 0.0,
+        };
+        for i in 0..n {
+            if !gate.is_open(start + i) {
+                (s.tick.sum[i], s.tick.count[i], s.tick.delta[i]) = (0.0, 0.0, 0.0);
+            } else if came(s, i) {
+                gate.meet(start + i);
+            }
+        }
+    }
+
+    /// Brings the gate's say into the windows' values.
+    pub(crate) fn finish_gate(&mut self) {
+        let Some(gate) = &self.gate else { return };
+        for o in &mut self.outputs {
+            gate.finish(&mut o.values, &mut o.current);
+        }
     }
 
     /// Feeds the weighted means. `value` is a row's value of this tick, NaN if it has none.
@@ -335,7 +368,7 @@ impl Track {
         let Some(nature) = self.nature else { return };
         for o in self.outputs.iter_mut().filter(|o| o.values.len() != len && nature.allows(o.calc)) {
             o.values.resize(len, f64::NAN);
-            if o.calc.is_weighted() {
+            if o.calc.is_weighted() || self.gate.is_some() {
                 o.current.resize(len, f64::NAN);
             }
             if o.calc == Calc::Baseline {
@@ -366,6 +399,9 @@ impl Track {
         if let Some(p) = self.last_pane.get_mut(row) {
             *p = 0;
         }
+        if let Some(g) = &mut self.gate {
+            g.clear_row(row);
+        }
         if let Some(n) = self.normal.get_mut(row) {
             *n = Normal::default();
         }
@@ -375,6 +411,9 @@ impl Track {
     /// Forgets the panes of all rows; weighted means stay.
     pub(crate) fn sever(&mut self) {
         self.aggregates.clear();
+        if let Some(g) = &mut self.gate {
+            g.clear();
+        }
         self.last_pane.fill(0);
         self.stream_panes.clear();
         self.stream_covered = 0.0;
@@ -392,6 +431,7 @@ impl Track {
     pub(crate) fn bytes(&self) -> usize {
         let columns = |o: &Output| o.values.capacity() + o.deviation.capacity() + o.current.capacity();
         self.aggregates.bytes()
+            + self.gate.as_ref().map_or(0, |g| g.bytes())
             + self.normal.capacity() * size_of::<Normal>()
             + (self.last_pane.capacity() + self.stream_panes.capacity() * 2) * 8
             + self.outputs.iter().map(|o| columns(o) * 8).sum::<usize>()

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Context as _;
+use whystall_collectors::runner::clock;
 use whystall_engine::script::{At, ParamValue, Rule, Sandbox, Take, When, WindowDecl};
 use whystall_event::text::{did_you_mean, escape};
 use whystall_event::{SubjectKind, format_duration};
 
 use super::{Outcome, Result, colours, context, print, say, usage};
 use crate::cli::{Rules, RulesCommand};
+use crate::daemon::exceptions::Exceptions;
 use crate::daemon::rule_set::{Choice, RuleSet, lacking};
 use crate::render::{Style, Table, wrap};
 
@@ -55,7 +57,7 @@ fn list() -> Result {
         ]);
     }
     print(&table.render(0))?;
-    for note in &set.notes {
+    for note in set.notes.iter().chain(&Exceptions::of(&config).lines(clock::now().wall_ns)) {
         say(&format!("note: {note}"));
     }
     if set.errors() > 0 {
@@ -140,7 +142,17 @@ pub(super) fn page(rule: &Rule, here: Option<&str>, style: Style) -> String {
     for w in &m.windows {
         let (name, of) =
             (escape(&w.name).into_owned(), escape(&format!("{}.{}", w.stream, w.field)).into_owned());
-        table.row([name, of, format!("{} over {}", w.calc.name(), format_duration(w.over_ns)), place(w)]);
+        let mut at = place(w, &m.windows);
+        if let Some((other, within)) = w.after {
+            let _ =
+                write!(at, " within {} after `{}`", format_duration(within), escape(&m.windows[other].name));
+        }
+        table.row([
+            name,
+            of,
+            format!("{} over {}", w.calc.name(), format_duration(w.over_ns)),
+            at.trim_start().to_string(),
+        ]);
     }
     out.push_str(&table.render(2));
     out
@@ -155,11 +167,12 @@ fn when(w: When) -> &'static str {
     }
 }
 
-fn place(w: &WindowDecl) -> String {
+fn place(w: &WindowDecl, all: &[WindowDecl]) -> String {
     match w.at {
         At::Own => String::new(),
         At::Host => "of the host".into(),
         At::Parent => "of the parent cgroup".into(),
+        At::Cpu(by) => format!("of the CPU that `{}` names", escape(&all[by].name)),
         At::Across(kind, take) => {
             let what = match take {
                 Take::Sum => "sum".to_string(),

@@ -1,5 +1,6 @@
 //! RULE, typed: what a rule file declares about itself.
 
+mod links;
 mod read;
 mod shape;
 mod streams;
@@ -125,6 +126,8 @@ pub enum At {
     Host,
     /// The parent cgroup.
     Parent,
+    /// The CPU whose number another window of the rule says, by its index.
+    Cpu(usize),
     /// All subjects of a kind, reduced to one value.
     Across(SubjectKind, Take),
 }
@@ -148,6 +151,8 @@ pub struct WindowDecl {
     pub coverage: f64,
     /// Only rows whose texts match.
     pub filter: Vec<(Arc<str>, Vec<Arc<str>>)>,
+    /// Only what comes after this window, by index, was other than zero, and within this time, nanoseconds.
+    pub after: Option<(usize, u64)>,
     /// The kinds the stream is about.
     pub kinds: Vec<SubjectKind>,
     /// What the value is.
@@ -179,6 +184,8 @@ pub struct Explains {
     pub when: When,
     /// Only if the other finding concluded one of these causes; empty for any.
     pub causes: Vec<String>,
+    /// Only if this rule's finding concluded one of these causes; empty for any.
+    pub by: Vec<String>,
 }
 
 /// What happens to a finding while its windows are unknown.
@@ -229,6 +236,44 @@ pub struct Manifest {
     pub page: String,
     /// Streams that the rule itself declares.
     pub streams: Vec<Arc<Stream>>,
+    /// Names of windows and params that are declared, but wrongly: functions may read them without a second complaint;
+    /// `*` is all of them.
+    pub(crate) broken: Vec<String>,
+    /// RULE could not be read at all, so nothing is known of its windows and params.
+    pub(crate) missing: bool,
+}
+
+impl Manifest {
+    /// What functions are checked against where RULE cannot be read.
+    pub(crate) fn unreadable() -> Manifest {
+        Manifest {
+            id: String::new(),
+            severity: Severity::Info,
+            tags: Vec::new(),
+            subjects: Vec::new(),
+            needs: Vec::new(),
+            wants: Vec::new(),
+            params: Vec::new(),
+            windows: Vec::new(),
+            wake: None,
+            fire_hold_ns: 0,
+            quorum: None,
+            clear_hold_ns: 0,
+            on_missing: OnMissing::Hold,
+            explains: Vec::new(),
+            maturity: String::new(),
+            title: String::new(),
+            page: String::new(),
+            streams: Vec::new(),
+            broken: Vec::new(),
+            missing: true,
+        }
+    }
+
+    /// Whether `name` may be read although nothing is known of it.
+    pub(crate) fn is_vague(&self, name: &str) -> bool {
+        self.missing || self.broken.iter().any(|b| b == name || b == "*")
+    }
 }
 
 /// `w.on_KIND`: whether the rule judges a subject of that kind now.

@@ -11,8 +11,11 @@ use super::{API, Explains, Manifest, OnMissing, Param, ParamValue, Severity, Whe
 use crate::schema::Schema;
 
 /// Reads and checks RULE.
-pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report<'_>) -> Option<Manifest> {
-    let mut t = Taker::new(lit, "RULE", report)?;
+///
+/// What is wrong is reported and left out, so that the functions can be checked against the rest; such a manifest is
+/// not for running.
+pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report<'_>) -> Manifest {
+    let Some(mut t) = Taker::new(lit, "RULE", report) else { return Manifest::unreadable() };
     let id = t.need_text("id", report).map(|(s, at)| (s.to_string(), at));
     if let Some((id, at)) = &id {
         let word = |w: &str| {
@@ -48,11 +51,12 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
     let schema = &with_own(schema, &streams);
     let needs = read_sources(&mut t, "needs", schema, report);
     let wants = read_sources(&mut t, "wants", schema, report);
-    let params = read_params(&mut t, report);
-    let windows = read_windows(&mut t, &subjects, schema, report);
+    let mut broken = Vec::new();
+    let params = read_params(&mut t, &mut broken, report);
+    let windows = read_windows(&mut t, &subjects, schema, &mut broken, report);
     let wake = t.text("wake", report).and_then(|(name, at)| {
         let found = windows.iter().position(|w| w.name == name);
-        if found.is_none() {
+        if found.is_none() && !broken.iter().any(|b| b == name) {
             report.add(
                 Code::UnknownWindow,
                 at,
@@ -99,14 +103,11 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
             "the file does not begin with a page of `//!` lines",
         );
     }
-    if report.errors() {
-        return None;
-    }
     let title =
         page.split_inclusive(['.', '\n']).next().unwrap_or("").trim().trim_end_matches('.').to_string();
-    Some(Manifest {
-        id: id?.0,
-        severity: severity?,
+    Manifest {
+        id: id.map_or(String::new(), |(id, _)| id),
+        severity: severity.unwrap_or(Severity::Info),
         tags,
         subjects,
         needs,
@@ -123,7 +124,9 @@ pub(crate) fn read(lit: &Lit, page: String, schema: &Schema, report: &mut Report
         title,
         page,
         streams,
-    })
+        broken,
+        missing: false,
+    }
 }
 
 fn read_subjects(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<SubjectKind> {
@@ -172,19 +175,27 @@ fn read_sources(
     list.into_iter().map(|(s, _)| s).collect()
 }
 
-fn read_params(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Param> {
+fn read_params(t: &mut Taker<'_>, broken: &mut Vec<String>, report: &mut Report<'_>) -> Vec<Param> {
     let mut out = Vec::new();
     let Some(lit) = t.get("params") else { return out };
     let Value::Map(entries) = &lit.value else {
+        broken.push("*".into());
+        if lit.value == Value::Bad {
+            return out;
+        }
         report.add(Code::BadValue, lit.at, format!("`params` must be a map, not {}", lit.value.kind()));
         return out;
     };
     for (name, at, lit) in entries {
-        let Some(mut p) = Taker::new(lit, format!("param `{name}`"), report) else { continue };
+        let Some(mut p) = Taker::new(lit, format!("param `{name}`"), report) else {
+            broken.push(name.clone());
+            continue;
+        };
         let value = p.need("value", report).and_then(|v| match &v.value {
             Value::Number(x) => Some(ParamValue::Number(*x)),
             Value::Bool(b) => Some(ParamValue::Bool(*b)),
             Value::Text(s) => Some(ParamValue::Text(s.clone())),
+            Value::Bad => None,
             other => {
                 report.add(Code::BadValue, v.at, format!("a param cannot be {}", other.kind()));
                 None
@@ -196,7 +207,10 @@ fn read_params(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Param> {
         let unit = p.text("unit", report).map_or("", |(s, _)| s).to_string();
         let help = p.need_text("help", report).map_or("", |(s, _)| s).to_string();
         p.finish(report);
-        let Some(value) = value else { continue };
+        let Some(value) = value else {
+            broken.push(name.clone());
+            continue;
+        };
         let param = Param { name: name.clone(), value, bounds: (min, max), unit, help, at: *at };
         if let Err(e) = param.check(&param.value) {
             report.add(Code::BadValue, lit.at, format!("param `{name}`: {e}"));
@@ -250,9 +264,10 @@ fn read_explains(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Explains> {
             }
         };
         let causes = e.texts("causes", report).into_iter().map(|(s, _)| s).collect();
+        let by = e.texts("by", report).into_iter().map(|(s, _)| s).collect();
         e.finish(report);
         if let (Some(rule), Some(when)) = (rule, when) {
-            out.push(Explains { rule, when, causes });
+            out.push(Explains { rule, when, causes, by });
         }
     }
     out

@@ -7,6 +7,7 @@ use whystall_event::{FieldKind, Mode, Stream, SubjectKind, Unit};
 use super::super::codes::Code;
 use super::super::diag::{Place, Report};
 use super::super::literal::{Lit, Taker, Value, texts};
+use super::links::{self, Links};
 use super::{At, RESERVED_WINDOWS, Shape, Take, WindowDecl};
 use crate::schema::Schema;
 use crate::window::{self, Calc};
@@ -18,19 +19,26 @@ pub(super) fn read_windows(
     t: &mut Taker<'_>,
     subjects: &[SubjectKind],
     schema: &Schema,
+    broken: &mut Vec<String>,
     report: &mut Report<'_>,
 ) -> Vec<WindowDecl> {
     let mut out: Vec<WindowDecl> = Vec::new();
     let Some(lit) = t.need("windows", report) else { return out };
     let Value::Map(entries) = &lit.value else {
+        broken.push("*".into());
+        if lit.value == Value::Bad {
+            return out;
+        }
         report.add(Code::BadValue, lit.at, format!("`windows` must be a map, not {}", lit.value.kind()));
         return out;
     };
     if entries.len() > MAX_WINDOWS {
+        broken.extend(entries.iter().map(|(name, ..)| name.clone()));
         let message = format!("this declares {} windows; a rule may have {MAX_WINDOWS}", entries.len());
         report.add(Code::BadValue, lit.at, message);
         return out;
     }
+    let mut links = Vec::new();
     for (name, at, lit) in entries {
         if RESERVED_WINDOWS.contains(&name.as_str()) {
             report.add(
@@ -39,13 +47,19 @@ pub(super) fn read_windows(
                 format!("`{name}` is a built-in reading and cannot name a window"),
             );
         }
-        if let Some(w) = read_window(name, *at, lit, subjects, schema, report) {
-            out.push(w);
+        let mut linked = Links::default();
+        match read_window(name, *at, lit, subjects, schema, &mut linked, report) {
+            Some(w) => {
+                out.push(w);
+                links.push(linked);
+            }
+            None => broken.push(name.clone()),
         }
     }
     if entries.is_empty() {
         report.add(Code::BadValue, lit.at, "a rule needs at least one window");
     }
+    links::resolve(&mut out, &links, broken, report);
     out
 }
 
@@ -55,6 +69,7 @@ fn read_window(
     lit: &Lit,
     subjects: &[SubjectKind],
     schema: &Schema,
+    links: &mut Links,
     report: &mut Report<'_>,
 ) -> Option<WindowDecl> {
     let mut w = Taker::new(lit, format!("window `{name}`"), report)?;
@@ -75,6 +90,7 @@ fn read_window(
     let take = w.text("take", report);
     let line = w.number("over_line", f64::MIN..=f64::MAX, report);
     let filter = read_filter(&mut w, report);
+    links.read(&mut w, report);
     w.finish(report);
     let ((full, full_at), (calc, calc_at), (over_ns, over_at)) = (of?, calc?, over?);
     let Some(found) = schema.field(full) else {
@@ -111,20 +127,22 @@ fn read_window(
             );
         }
     }
-    let at_what = read_at(at_text, across, take, line, report)?;
+    let at_what = read_at(at_text, across, take, line, links, report)?;
     let fits = match at_what {
         At::Own => subjects.iter().any(|k| stream.subjects.contains(k)),
         At::Host => stream.subjects.contains(&SubjectKind::Host),
         At::Parent => {
             stream.subjects.contains(&SubjectKind::Cgroup) && subjects.contains(&SubjectKind::Cgroup)
         }
+        At::Cpu(_) => stream.subjects.contains(&SubjectKind::Cpu),
         At::Across(kind, _) => stream.subjects.contains(&kind),
     };
-    if !fits {
+    // Where RULE's subjects are wrong, nothing can be said of what fits them.
+    if !fits && !subjects.is_empty() {
         let kinds: Vec<&str> = stream.subjects.iter().map(|k| k.name()).collect();
         report
             .add(Code::BadSubject, full_at, format!("`{}` is about {}", stream.name, kinds.join(", ")))
-            .help("add `at: \"host\"`, `at: \"parent\"` or `across: \"KIND\", take: \"max\"` to read another subject");
+            .help("add `at: \"host\"`, `at: \"parent\"`, `at: \"cpu\"` or `across: \"KIND\", take: \"max\"` to read another subject");
         return None;
     }
     Some(WindowDecl {
@@ -136,6 +154,7 @@ fn read_window(
         at: at_what,
         coverage,
         filter,
+        after: None,
         kinds: stream.subjects.to_vec(),
         shape: match at_what {
             At::Across(_, Take::CountOver(_)) => {
@@ -161,8 +180,12 @@ fn read_at(
     across: Option<(&str, Place)>,
     take: Option<(&str, Place)>,
     line: Option<f64>,
+    links: &Links,
     report: &mut Report<'_>,
 ) -> Option<At> {
+    if let (Some((_, place)), true) = (&links.by, at.is_none_or(|(s, _)| s != "cpu")) {
+        report.add(Code::BadValue, *place, "`by` goes with `at: \"cpu\"`");
+    }
     if let Some((kind, place)) = across {
         if at.is_some() {
             report.add(Code::BadValue, place, "a window has `at` or `across`, not both");
@@ -202,9 +225,16 @@ fn read_at(
         None | Some(("own", _)) => Some(At::Own),
         Some(("host", _)) => Some(At::Host),
         Some(("parent", _)) => Some(At::Parent),
+        Some(("cpu", place)) if links.by.is_none() => {
+            report
+                .add(Code::MissingKey, place, "`at: \"cpu\"` needs `by`, the window whose value is the CPU's number")
+                .help("for example `at: \"cpu\", by: \"on\"` with `on: #{ of: \"reclaim.memcg.cpu\", calc: \"last\", … }`");
+            None
+        }
+        Some(("cpu", _)) => Some(At::Cpu(0)),
         Some((s, place)) => {
             report.add(Code::BadValue, place, format!("`at` is `{s}`"));
-            report.suggest(s, ["own", "host", "parent"]);
+            report.suggest(s, ["own", "host", "parent", "cpu"]);
             None
         }
     }

@@ -1,5 +1,7 @@
 //! Whether an expectation of a test is met.
 
+use std::collections::BTreeMap;
+
 use whystall_event::Subject;
 
 use super::super::conclusion::Conclusion;
@@ -7,6 +9,7 @@ use super::super::rule::Rule;
 use super::record::{Expectation, Want};
 use crate::engine::FindingState;
 use crate::finding::Phase;
+use crate::verdict::{Link, Verdict};
 
 impl Expectation {
     pub(super) fn met(
@@ -14,7 +17,20 @@ impl Expectation {
         findings: &[FindingState],
         fired: &[Subject],
         rule: &Rule,
+        seen: &Seen,
     ) -> Result<(), String> {
+        match self.what {
+            Want::Chain => return self.chained(rule, seen),
+            Want::Health => {
+                let now = if seen.suspended.is_some() { "suspended" } else { "ok" };
+                let why = seen.suspended.as_deref().map(|w| format!(" ({w})")).unwrap_or_default();
+                return match *self.text == *now {
+                    true => Ok(()),
+                    false => Err(format!("expected the rule to be {}, it is {now}{why}", self.text)),
+                };
+            }
+            _ => {}
+        }
         let on: Option<Subject> = self.on.as_deref().and_then(|s| s.parse().ok());
         let mine = |s: &Subject| on.as_ref().is_none_or(|o| o == s);
         let here: Vec<&FindingState> = findings.iter().filter(|f| mine(&f.subject)).collect();
@@ -51,7 +67,7 @@ impl Expectation {
         let text = self.text.as_str();
         let has = |s: &str| s.contains(text);
         let (met, found): (bool, Vec<String>) = match self.what {
-            Want::State => (true, Vec::new()),
+            Want::State | Want::Chain | Want::Health => (true, Vec::new()),
             Want::Cause => look(&conclusions, |c| vec![c.cause.clone()], |s| s == text),
             Want::Confidence => {
                 look(&conclusions, |c| vec![format!("{:?}", c.confidence).to_lowercase()], |s| s == text)
@@ -84,6 +100,31 @@ impl Expectation {
             Want::Victim => look(&conclusions, |c| c.victims.iter().map(actor).collect(), has),
         };
         if met { Ok(()) } else { Err(format!("expected {:?} `{text}`, found {found:?}", self.what)) }
+    }
+}
+
+/// What a test has seen beside the rule's own findings.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Why the rule is suspended.
+    pub(super) suspended: Option<String>,
+    /// The newest verdict of each incident, by its id.
+    pub(super) verdicts: BTreeMap<String, Verdict>,
+}
+
+impl Expectation {
+    /// `a.b > c.d`: from the root to the last symptom, rules or causes.
+    fn chained(&self, rule: &Rule, seen: &Seen) -> Result<(), String> {
+        let wanted: Vec<&str> = self.text.split('>').map(str::trim).collect();
+        let mut found = Vec::new();
+        for v in seen.verdicts.values().filter(|v| v.chain.iter().any(|l| l.rule == rule.manifest.id)) {
+            let fits = |(w, l): (&&str, &Link)| l.rule == **w || l.cause == **w;
+            if v.chain.len() == wanted.len() && wanted.iter().zip(&v.chain).all(fits) {
+                return Ok(());
+            }
+            found.push(v.chain.iter().map(|l| l.rule.as_str()).collect::<Vec<_>>().join(" > "));
+        }
+        Err(format!("expected the chain `{}`, found {found:?}", self.text))
     }
 }
 

@@ -23,6 +23,14 @@ pub(super) struct Plan {
     /// By the tick that they look at: one between two ticks looks at the later.
     pub(super) expectations: Vec<(usize, Expectation)>,
     pub(super) ticks: usize,
+    /// Streams of occurrences whose events the test tells one by one: they are watched all the time.
+    pub(super) watched: Vec<Arc<Stream>>,
+    /// Streams from which nothing comes between two ticks.
+    pub(super) gaps: Vec<(usize, usize, Arc<Stream>)>,
+    /// At a tick: how long the machine slept before it.
+    pub(super) sleeps: Vec<(usize, u64)>,
+    /// Other rules that run too.
+    pub(super) also: Vec<(String, Place)>,
 }
 
 #[derive(Clone)]
@@ -63,12 +71,34 @@ pub(super) fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan,
             Err(e) => problems.push((s.place, e)),
         }
     }
+    let mut watched = Vec::new();
     for o in &recorded.events {
         match occurrence(o, streams, interval) {
-            Ok(b) => batches.push(b),
+            Ok(_) if batches.len() + o.times > MAX_VALUES => {
+                problems.push((o.place, format!("the events of a test may be {MAX_VALUES} together")));
+                break;
+            }
+            Ok(b) => {
+                if !watched.iter().any(|s: &Arc<Stream>| s.name == b.1.stream.name)
+                    && b.1.stream.mode == Mode::Occurrences
+                {
+                    watched.push(b.1.stream.clone());
+                }
+                batches.extend(std::iter::repeat_n(b, o.times));
+            }
             Err(e) => problems.push((o.place, e)),
         }
     }
+    // A stream whose events stand in a series is watched as that says.
+    let in_series = |s: &Arc<Stream>| {
+        let name = |spec: &str| spec.split('{').next().unwrap_or("").trim().to_string();
+        recorded
+            .series
+            .iter()
+            .any(|r| split_field(&name(&r.spec)).is_some_and(|(stream, _)| stream == s.name))
+    };
+    watched.retain(|s| !in_series(s));
+    let (gaps, sleeps) = pauses(recorded, streams, interval, &mut problems);
     let mut expectations = Vec::new();
     for e in &recorded.expectations {
         match parse_duration(&e.at) {
@@ -88,7 +118,38 @@ pub(super) fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan,
     }
     batches.sort_by_key(|(tick, _)| *tick);
     expectations.sort_by_key(|(tick, _)| *tick);
-    Ok(Plan { interval, params: recorded.params.clone(), batches, expectations, ticks: end + 1 })
+    batches.retain(|(tick, input)| !is_gap(&gaps, &input.stream, *tick));
+    let (params, also) = (recorded.params.clone(), recorded.also.clone());
+    Ok(Plan { interval, params, batches, expectations, ticks: end + 1, watched, gaps, sleeps, also })
+}
+
+/// Whether nothing comes from the stream in this tick.
+pub(super) fn is_gap(gaps: &[(usize, usize, Arc<Stream>)], stream: &Stream, tick: usize) -> bool {
+    gaps.iter().any(|(from, to, s)| s.name == stream.name && (*from..*to).contains(&tick))
+}
+
+type Gaps = Vec<(usize, usize, Arc<Stream>)>;
+
+fn pauses(
+    recorded: &Recorded,
+    streams: &[Arc<Stream>],
+    interval: u64,
+    problems: &mut Vec<(Place, String)>,
+) -> (Gaps, Vec<(usize, u64)>) {
+    let (mut gaps, mut sleeps) = (Vec::new(), Vec::new());
+    for p in &recorded.pauses {
+        let mut time = |s: &str| parse_duration(s).map_err(|e| problems.push((p.place, e))).ok();
+        let (Some(from), Some(to)) = (time(&p.from), time(&p.to)) else { continue };
+        let tick = |ns: u64| ns.div_ceil(interval) as usize;
+        match &p.stream {
+            None => sleeps.push((tick(from), to)),
+            Some(name) => match streams.iter().find(|s| s.name == name.as_str()) {
+                Some(s) => gaps.push((tick(from), tick(to), s.clone())),
+                None => problems.push((p.place, format!("there is no stream `{name}`"))),
+            },
+        }
+    }
+    (gaps, sleeps)
 }
 
 /// `stream.field{label=value, …}`
@@ -216,6 +277,11 @@ fn parse_values(text: &str) -> Result<Vec<Option<f64>>, String> {
 }
 
 impl Input {
+    /// A batch that says that the stream was watched.
+    pub(super) fn nothing(stream: &Arc<Stream>, at: Stamp) -> Batch {
+        Batch::new(stream.clone(), at)
+    }
+
     pub(super) fn batch(&self, at: Stamp) -> Batch {
         let mut b = Batch::new(self.stream.clone(), at);
         if self.row {

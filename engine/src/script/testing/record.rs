@@ -11,6 +11,8 @@ use super::super::manifest::ParamValue;
 
 /// Series, events and expectations of a test.
 const MAX_INPUTS: usize = 1_000;
+/// Events of a burst.
+const MAX_BURST: usize = 10_000;
 /// Bytes of all their texts.
 const MAX_TEXTS: usize = 1 << 20;
 
@@ -26,6 +28,19 @@ pub(super) struct Occurrence {
     pub(super) at: String,
     pub(super) spec: String,
     pub(super) numbers: Vec<(String, f64)>,
+    /// How often at once.
+    pub(super) times: usize,
+    pub(super) place: Place,
+}
+
+/// A stream from which nothing comes for a while, or a machine that sleeps.
+#[derive(Debug, Clone)]
+pub(super) struct Pause {
+    pub(super) from: String,
+    /// The end, or for a sleep how long.
+    pub(super) to: String,
+    /// `None` is a sleep.
+    pub(super) stream: Option<String>,
     pub(super) place: Place,
 }
 
@@ -50,6 +65,8 @@ pub(super) enum Want {
     Hint,
     Culprit,
     Victim,
+    Chain,
+    Health,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +75,9 @@ pub(super) struct Recorded {
     pub(super) events: Vec<Occurrence>,
     pub(super) expectations: Vec<Expectation>,
     pub(super) params: Vec<(String, ParamValue)>,
+    pub(super) pauses: Vec<Pause>,
+    /// Other rules that run beside this one.
+    pub(super) also: Vec<(String, Place)>,
     pub(super) interval: Option<(String, Place)>,
     asked: usize,
     texts: usize,
@@ -107,14 +127,41 @@ pub(crate) fn register(e: &mut Rhai) {
         },
     );
     e.register_fn("event", |c: NativeCallContext, t: &mut Script, at: &str, spec: &str| -> Fallible<()> {
-        t.event(at, spec, &Map::new(), c.call_position().into())
+        t.event(at, 1, spec, &Map::new(), c.call_position().into())
     });
     e.register_fn(
         "event",
         |c: NativeCallContext, t: &mut Script, at: &str, spec: &str, m: Map| -> Fallible<()> {
-            t.event(at, spec, &m, c.call_position().into())
+            t.event(at, 1, spec, &m, c.call_position().into())
         },
     );
+    e.register_fn(
+        "burst",
+        |c: NativeCallContext, t: &mut Script, at: &str, n: i64, spec: &str| -> Fallible<()> {
+            t.event(at, n, spec, &Map::new(), c.call_position().into())
+        },
+    );
+    e.register_fn(
+        "burst",
+        |c: NativeCallContext, t: &mut Script, at: &str, n: i64, spec: &str, m: Map| -> Fallible<()> {
+            t.event(at, n, spec, &m, c.call_position().into())
+        },
+    );
+    e.register_fn(
+        "gap",
+        |c: NativeCallContext, t: &mut Script, from: &str, to: &str, stream: &str| -> Fallible<()> {
+            t.pause(from, to, Some(stream), c.call_position().into())
+        },
+    );
+    e.register_fn("suspend", |c: NativeCallContext, t: &mut Script, at: &str, long: &str| -> Fallible<()> {
+        t.pause(at, long, None, c.call_position().into())
+    });
+    e.register_fn("also", |c: NativeCallContext, t: &mut Script, rule: &str| -> Fallible<()> {
+        let mut r = t.0.borrow_mut();
+        r.room(&[rule])?;
+        r.also.push((rule.into(), c.call_position().into()));
+        Ok(())
+    });
     e.register_fn("interval", |c: NativeCallContext, t: &mut Script, d: &str| {
         t.0.borrow_mut().interval = Some((d.into(), c.call_position().into()));
     });
@@ -144,6 +191,8 @@ pub(crate) fn register(e: &mut Rhai) {
         ("hint", Want::Hint),
         ("culprit", Want::Culprit),
         ("victim", Want::Victim),
+        ("chain", Want::Chain),
+        ("health", Want::Health),
     ] {
         e.register_fn(
             name,
@@ -172,7 +221,19 @@ fn param_value(d: &Dynamic) -> Option<ParamValue> {
 }
 
 impl Script {
-    fn event(&mut self, at: &str, spec: &str, m: &Map, place: Place) -> Fallible<()> {
+    fn pause(&mut self, from: &str, to: &str, stream: Option<&str>, place: Place) -> Fallible<()> {
+        let mut r = self.0.borrow_mut();
+        r.room(&[from, to, stream.unwrap_or("")])?;
+        let stream = stream.map(str::to_string);
+        r.pauses.push(Pause { from: from.into(), to: to.into(), stream, place });
+        Ok(())
+    }
+
+    fn event(&mut self, at: &str, times: i64, spec: &str, m: &Map, place: Place) -> Fallible<()> {
+        let times = usize::try_from(times)
+            .ok()
+            .filter(|n| (1..=MAX_BURST).contains(n))
+            .ok_or_else(|| format!("a burst has 1 to {MAX_BURST} events"))?;
         let mut r = self.0.borrow_mut();
         r.room(&[at, spec])?;
         if m.len() > MAX_FIELDS {
@@ -189,7 +250,7 @@ impl Script {
                 }
             }
         }
-        r.events.push(Occurrence { at: at.into(), spec: spec.into(), numbers, place });
+        r.events.push(Occurrence { at: at.into(), spec: spec.into(), numbers, times, place });
         Ok(())
     }
 }

@@ -61,6 +61,7 @@ impl Checker<'_, '_> {
                     self.facts.windows.insert(i);
                     Ty::Window(i as u16)
                 }
+                None if self.manifest.is_vague(name) => Ty::Any,
                 None => {
                     self.report.add(Code::UnknownWindow, at, format!("RULE declares no window `{name}`"));
                     self.report.suggest(name, self.manifest.windows.iter().map(|w| w.name.as_str()));
@@ -76,6 +77,7 @@ impl Checker<'_, '_> {
                         ParamValue::Text(_) => Ty::Text,
                     }
                 }
+                None if self.manifest.is_vague(name) => Ty::Any,
                 None => {
                     self.report.add(Code::UnknownParam, at, format!("RULE declares no param `{name}`"));
                     self.report.suggest(name, self.manifest.params.iter().map(|p| p.name.as_str()));
@@ -112,6 +114,8 @@ impl Checker<'_, '_> {
         let time = shape.unit == Unit::Time;
         let (fits, why) = match prop {
             Prop::Known => return Ty::Bool,
+            Prop::Overdue if decl.after.is_some() => return Ty::Bool,
+            Prop::Overdue => (false, "comes after no other"),
             Prop::Ns | Prop::Us | Prop::Ms | Prop::S => (time, "is no time"),
             Prop::Pct => (shape.unit == Unit::Ratio, "is no ratio"),
             Prop::Kib | Prop::Mib | Prop::Gib => (shape.unit == Unit::Bytes, "is not in bytes"),
@@ -179,6 +183,7 @@ impl Checker<'_, '_> {
                     Some(i) => {
                         self.facts.windows.insert(i);
                     }
+                    None if self.manifest.is_vague(s) || !self.manifest.broken.is_empty() => {}
                     None => {
                         let message = format!("`top` knows no window or windowed field `{s}` of this rule");
                         self.report.add(Code::UnknownWindow, at, message);
@@ -188,6 +193,10 @@ impl Checker<'_, '_> {
             }
             (Ty::Checkpoint, "cause") => {
                 self.facts.expected.insert(s.to_string());
+            }
+            (Ty::Checkpoint, "health") if !natives::HEALTH.contains(&s.as_str()) => {
+                self.report.add(Code::TestSyntax, at, format!("`{s}` is no health to expect"));
+                self.report.suggest(s, natives::HEALTH);
             }
             (Ty::Checkpoint, "expect") => {
                 if s == "resolved" {

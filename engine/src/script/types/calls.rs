@@ -25,6 +25,9 @@ impl Checker<'_, '_> {
         if let Some(t) = natives::function(name, &args) {
             return t;
         }
+        if self.lost.iter().any(|l| l == name) {
+            return Ty::Any;
+        }
         if natives::FORBIDDEN.contains(&name) {
             self.report.add(Code::Forbidden, at, format!("`{name}` is switched off in rules"));
             return Ty::Any;
