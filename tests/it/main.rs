@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod incidents;
+mod examples;
 mod live;
 mod program;
 mod reload;
