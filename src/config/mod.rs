@@ -8,6 +8,7 @@ mod delivery;
 mod error;
 mod glob;
 mod notify;
+mod peer;
 mod read;
 mod walk;
 
@@ -24,9 +25,10 @@ use whystall_event::SEC;
 pub use delivery::{Delivery, StoreConfig};
 pub use error::{ConfigError, Position, Problem, Source};
 pub use glob::Glob;
-pub use notify::{
-    Alertmanager, Email, Http, OWN_LABELS, Proxy, Receiver, ReceiverKind, Route, SecretFile, Smtp, Template,
-    Tls, Via, Webhook,
+pub use notify::Route;
+pub use receiver::{
+    Alertmanager, Email, Http, OWN_LABELS, Proxy, Receiver, ReceiverKind, SecretFile, Smtp, Template, Tls,
+    Via, Webhook,
 };
 
 /// Where the config is looked for when no other is named.

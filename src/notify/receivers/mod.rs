@@ -3,15 +3,23 @@
 //! A receiver **never** retries, stores, groups or decides who is told; it knows neither windows nor rules, and it never
 //! shows a secret. Adding one is a file here, a variant of [`ReceiverKind`] and a line in [`build`].
 
+mod alertmanager;
+mod email;
 mod http;
+mod journal;
+mod recent;
+mod samples;
 mod secret;
 mod sign;
+mod slack;
+mod template;
 mod text;
 mod webhook;
 
 use crate::config::{Config, Receiver as Settings, ReceiverKind};
 use crate::notify::Receiver;
 
+pub use email::Progress;
 pub use http::{check_address, parse_retry_after};
 pub use secret::Secret;
 
@@ -61,15 +69,17 @@ type Wrong = (&'static str, Fault);
 /// # Errors
 /// The first thing that is wrong.
 pub fn build(receiver: &Settings, host: &str) -> Result<Box<dyn Receiver>, BuildError> {
-    let _ = host;
     let made: Result<Box<dyn Receiver>, Wrong> = match &receiver.kind {
-        ReceiverKind::Webhook(settings) => webhook::build(settings).map(|r| Box::new(r) as _),
-        _ => Err(Fault::new("not yet").at("type")),
+        ReceiverKind::Webhook(settings) => webhook::build(settings, host).map(|r| Box::new(r) as _),
+        ReceiverKind::Alertmanager(settings) => alertmanager::build(settings).map(|r| Box::new(r) as _),
+        ReceiverKind::Slack(settings) => slack::build(settings).map(|r| Box::new(r) as _),
+        ReceiverKind::Email(settings) => email::build(settings, host).map(|r| Box::new(r) as _),
+        ReceiverKind::Journal => Ok(Box::new(journal::Journal::new())),
     };
     made.map_err(|(key, fault)| BuildError { receiver: receiver.name.clone(), key, fault })
 }
 
-/// Everything that is wrong with the config's receivers.
-pub fn check(config: &Config, host: &str) -> Vec<BuildError> {
-    config.receivers.iter().filter_map(|r| build(r, host).err()).collect()
+/// Everything that is wrong with the config's receivers, each with the receiver.
+pub fn check<'a>(config: &'a Config, host: &str) -> Vec<(&'a Settings, BuildError)> {
+    config.receivers.iter().filter_map(|r| Some((r, build(r, host).err()?))).collect()
 }

@@ -79,6 +79,32 @@ pub(super) fn read(setting: &Path, key: &'static str) -> Result<Secret, Wrong> {
     }
 }
 
+/// As it stands in headers and in logins.
+pub(super) fn base64(s: &str) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(s)
+}
+
+/// `%41` as `A`; what is no such code stays.
+fn decoded(s: &str) -> String {
+    let mut out = Vec::new();
+    let mut rest = s.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let code = more.get(..2).filter(|_| *first == b'%').and_then(|c| std::str::from_utf8(c).ok());
+        match code.and_then(|c| u8::from_str_radix(c, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = more.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(*first);
+                rest = more;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Takes secrets out of texts that come from peers and libraries, before anyone sees them.
 #[derive(Clone, Default)]
 pub(super) struct Redactor(Vec<String>);
@@ -104,6 +130,10 @@ impl Redactor {
         let parts =
             [url.path().trim_start_matches('/'), url.query().unwrap_or(""), url.password().unwrap_or("")];
         parts.into_iter().for_each(|p| self.hide(p));
+        if let Some(password) = url.password() {
+            self.hide(&decoded(password));
+            self.hide(&base64(&format!("{}:{}", decoded(url.username()), decoded(password))));
+        }
         let long = |s: &&str| s.len() >= 8;
         url.path().split('/').filter(long).for_each(|s| self.hide(s));
         for (_, value) in url.query_pairs() {
@@ -118,6 +148,12 @@ impl Redactor {
             if text.contains(secret.as_str()) {
                 text = Cow::Owned(text.replace(secret.as_str(), "***"));
             }
+        }
+        // A text that was cut may end within a secret.
+        let begun =
+            |s: &String| (SHORTEST..s.len()).rev().find(|n| s.get(..*n).is_some_and(|b| text.ends_with(b)));
+        if let Some(n) = self.0.iter().filter_map(begun).max() {
+            text = Cow::Owned(format!("{}***", &text[..text.len() - n]));
         }
         shorten(&escape(text.trim()), 300).into_owned()
     }
@@ -137,6 +173,10 @@ mod tests {
         let line =
             r.line("hunter2-hunter2 at /services/T000/verysecret, verysecret: abcd1234 sesame\n\x1b[0m");
         assert_eq!(line, "*** at /***, ***: *** ***\\n\\x1b[0m");
+        assert_eq!(r.line("it is hunter2-hun"), "it is ***", "a text that was cut");
+        let mut coded = Redactor::default();
+        coded.hide_url(&"http://u:p%40ss%zz@h/".parse().unwrap());
+        assert_eq!(coded.line("p@ss%zz p%40ss%zz dTpwQHNzJXp6"), "*** *** ***");
         assert!(!format!("{r:?}").contains("sesame"));
         assert_eq!(r.line(&"x".repeat(1000)).chars().count(), 300);
     }

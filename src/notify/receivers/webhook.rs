@@ -6,6 +6,7 @@ use reqwest::header::{HeaderMap, HeaderValue};
 
 use super::http::{Endpoint, Request};
 use super::sign::Keys;
+use super::template::{self, Form, Template};
 use super::{Fault, Wrong, secret, text};
 use crate::config;
 use crate::notify::{Delivery, Notification, Outcome, Receiver};
@@ -14,9 +15,13 @@ use crate::notify::{Delivery, Notification, Outcome, Receiver};
 pub(super) struct Webhook {
     endpoint: Endpoint,
     keys: Option<Keys>,
+    template: Option<Template>,
+    content_type: String,
 }
 
-pub(super) fn build(settings: &config::Webhook) -> Result<Webhook, Wrong> {
+const JSON: &str = "application/json";
+
+pub(super) fn build(settings: &config::Webhook, host: &str) -> Result<Webhook, Wrong> {
     let mut endpoint = Endpoint::build(&settings.http, "")?;
     let mut keys = None;
     if let Some(file) = &settings.secret_file {
@@ -25,13 +30,31 @@ pub(super) fn build(settings: &config::Webhook) -> Result<Webhook, Wrong> {
         let parsed = Keys::parse(written.expose());
         keys = Some(parsed.map_err(|why| Fault::new(why).help("one key a line").at("secret_file"))?);
     }
-    Ok(Webhook { endpoint, keys })
+    let content_type = settings.content_type.clone().unwrap_or(JSON.into());
+    let template = match &settings.template {
+        None => None,
+        Some(t) => {
+            let (key, text, _) = template::read(t)?;
+            Some(Template::new(key, text, form(&content_type), host)?)
+        }
+    };
+    Ok(Webhook { endpoint, keys, template, content_type })
+}
+
+/// How values are escaped in a body of this type.
+fn form(content_type: &str) -> Form {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match kind.as_str() {
+        json if json.ends_with("/json") || json.ends_with("+json") => Form::Json,
+        "text/html" | "application/xml" | "text/xml" => Form::Html,
+        _ => Form::Text,
+    }
 }
 
 impl Webhook {
     async fn send(&self, n: &Notification) -> Outcome {
-        let body = match text::json(&n.content) {
-            Ok(body) => body,
+        let (body, content_type, note) = match self.body(n) {
+            Ok(made) => made,
             Err(e) => return Outcome::Permanent { why: format!("this cannot be written as JSON: {e}") },
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
@@ -47,7 +70,23 @@ impl Webhook {
                 Err(_) => return Outcome::Permanent { why: "the signature fits no header".into() },
             };
         }
-        self.endpoint.post(Request { body, content_type: "application/json".into(), headers }).await
+        match self.endpoint.post(Request { body, content_type, headers }).await {
+            Outcome::Delivered { .. } => Outcome::Delivered { note },
+            other => other,
+        }
+    }
+
+    /// The body, its type, and what went wrong with the template, if anything did.
+    fn body(&self, n: &Notification) -> serde_json::Result<(Vec<u8>, String, Option<String>)> {
+        match self.template.as_ref().map(|t| t.render(n)) {
+            None => Ok((text::json(&n.content)?, JSON.into(), None)),
+            Some(Ok(body)) => Ok((body.into_bytes(), self.content_type.clone(), None)),
+            Some(Err(why)) => {
+                let plain = template::instead(&n.content, &why).into_bytes();
+                let note = format!("the template failed, so plain text was sent: {why}");
+                Ok((plain, "text/plain; charset=utf-8".into(), Some(note)))
+            }
+        }
     }
 }
 

@@ -115,9 +115,7 @@ impl Resolve for Resolver {
         let allow = self.allow;
         Box::pin(async move {
             let found = lookup(name.as_str(), 0, allow).await;
-            found
-                .map(|a| Box::new(a.into_iter()) as Addrs)
-                .map_err(|why| Box::<dyn Error + Send + Sync>::from(why))
+            found.map(|a| Box::new(a.into_iter()) as Addrs).map_err(Box::<dyn Error + Send + Sync>::from)
         })
     }
 }

@@ -68,21 +68,27 @@ impl Endpoint {
             .pool_max_idle_per_host(1)
             .pool_idle_timeout(Duration::from_secs(60))
             .dns_resolver(std::sync::Arc::new(guard::Resolver::new(settings.allow_special_addresses)));
-        // An https proxy needs TLS even where the URL does not.
-        client = client.use_preconfigured_tls(tls::config(settings, url.scheme() == "https")?);
-        client = match &settings.proxy {
-            ProxySetting::Environment => client,
-            ProxySetting::None => client.no_proxy(),
-            ProxySetting::Url(text) => client.proxy(proxy(text, settings, "proxy")?),
+        let through = match &settings.proxy {
+            ProxySetting::Environment => None,
+            ProxySetting::None => {
+                client = client.no_proxy();
+                None
+            }
+            ProxySetting::Url(text) => Some((text.clone(), "proxy")),
             ProxySetting::File(path) => {
                 let text = secret::read(path, "proxy_file")?;
                 redactor.hide(text.expose());
-                if let Ok(url) = Url::parse(text.expose()) {
-                    redactor.hide_url(&url);
-                }
-                client.proxy(proxy(text.expose(), settings, "proxy_file")?)
+                Some((text.expose().to_string(), "proxy_file"))
             }
         };
+        let mut secure = url.scheme() == "https";
+        if let Some((text, key)) = through {
+            let proxy = proxy_url(&text, settings, key)?;
+            redactor.hide_url(&proxy);
+            secure |= proxy.scheme() == "https";
+            client = client.proxy(Proxy::all(proxy).map_err(|_| Fault::new("this is no proxy").at(key))?);
+        }
+        client = client.use_preconfigured_tls(tls::config(settings, secure)?);
         let mut bearer = None;
         if let Some(path) = &settings.bearer_file {
             let token = secret::read(path, "bearer_file")?;
@@ -201,7 +207,7 @@ fn with_path(mut url: Url, below: &str) -> Url {
     url
 }
 
-fn proxy(text: &str, settings: &Http, key: &'static str) -> Result<Proxy, Wrong> {
+fn proxy_url(text: &str, settings: &Http, key: &'static str) -> Result<Url, Wrong> {
     let help = "write http://host:port";
     let url = Url::parse(text).map_err(|_| Fault::new("this is no URL").help(help).at(key))?;
     if !matches!(url.scheme(), "http" | "https") {
@@ -210,7 +216,7 @@ fn proxy(text: &str, settings: &Http, key: &'static str) -> Result<Proxy, Wrong>
     if !settings.allow_special_addresses {
         guard::check_host(&url).map_err(|why| guard::fault(why).at(key))?;
     }
-    Proxy::all(url).map_err(|_| Fault::new("this is no proxy").help(help).at(key))
+    Ok(url)
 }
 
 #[cfg(test)]
