@@ -142,7 +142,9 @@ fn top_level() {
     );
     bad(
         "zzz = 1",
-        &["1:1 unknown key `zzz` [possible here: interval, rules_dirs, collectors, rules, receiver, route, store]"],
+        &[
+            "1:1 unknown key `zzz` [possible here: interval, rules_dirs, collectors, rules, receiver, route, store]",
+        ],
     );
 }
 

@@ -10,6 +10,8 @@ use super::Outcome;
 
 /// Verdicts that wait at most; the oldest go first.
 const MAX_VERDICTS: usize = 4_096;
+/// Lines for the engine that wait at most.
+const MAX_TROUBLES: usize = 64;
 /// Verdicts taken at once: one transaction.
 const BATCH: usize = 256;
 
@@ -35,6 +37,8 @@ pub(super) struct Work {
 pub(super) struct Inbox {
     work: Mutex<Work>,
     woken: Condvar,
+    /// The other direction: what the engine is to know.
+    troubles: Mutex<Vec<String>>,
 }
 
 impl Inbox {
@@ -57,6 +61,18 @@ impl Inbox {
                 w.lost += 1;
             }
         });
+    }
+
+    /// Tells the engine's side.
+    pub(super) fn trouble(&self, news: Vec<String>) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.extend(news);
+        troubles.truncate(MAX_TROUBLES);
+    }
+
+    /// What the engine's side was told since the last call.
+    pub(super) fn take_troubles(&self) -> Vec<String> {
+        std::mem::take(&mut *self.troubles.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Verdicts that wait.

@@ -32,8 +32,8 @@ pub const RULES: &str = "rules";
 
 /// Receivers, in the policy's order.
 pub type Receivers = Vec<Arc<dyn Receiver>>;
-/// Puts names into a verdict, and says whether it is to be kept and told at all.
-pub type Prepare = Box<dyn FnMut(&mut Verdict) -> bool + Send>;
+/// Puts names into a verdict before it is kept and told.
+pub type Prepare = Box<dyn FnMut(&mut Verdict) + Send>;
 /// Tells operators a line.
 pub type Log = Box<dyn Fn(&str) + Send>;
 
@@ -105,6 +105,11 @@ impl Handle {
     /// The rules' tags, by rule.
     pub fn tags(&self, tags: BTreeMap<String, Vec<String>>) {
         self.0.put(|w| w.tags = Some(tags));
+    }
+
+    /// What went wrong with the store since the last call.
+    pub fn take_troubles(&self) -> Vec<String> {
+        self.0.take_troubles()
     }
 
     /// The config changed.
@@ -273,9 +278,8 @@ impl Keeper {
             join(effects, self.dispatch.outcome(row, outcome, now));
         }
         for mut v in work.verdicts.drain(..) {
-            if (self.prepare)(&mut v) {
-                join(effects, self.dispatch.verdict(v, now));
-            }
+            (self.prepare)(&mut v);
+            join(effects, self.dispatch.verdict(v, now));
         }
         if work.lost > 0 {
             effects.log.push(format!("{} verdicts were lost because the store was too slow", work.lost));
@@ -336,9 +340,11 @@ impl Keeper {
     /// Commits, then sends.
     fn act(&mut self, effects: Effects, now: u64) {
         self.store.commit(effects.ops, now);
-        for line in effects.log.iter().chain(&self.store.take_news()) {
+        let news = self.store.take_news();
+        for line in effects.log.iter().chain(&news) {
             (self.setup_log)(line);
         }
+        self.inbox.trouble(news);
         for s in effects.sends {
             let outcome = match self.notification(&s) {
                 Some(n) => match &self.deliver {

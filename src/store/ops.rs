@@ -122,7 +122,9 @@ impl Op {
             Op::Verdict(v) => {
                 let actors = v.victims.len() + v.culprits.len();
                 let lists = v.evidence.len() + v.hints.len() + v.chain.len() + v.ruled_out.len() + actors;
-                1024 + 256 * lists
+                let terms: usize =
+                    v.explained.iter().map(|e| 2 + e.enter.terms.len() + e.leave.terms.len()).sum();
+                1024 + 256 * lists + 128 * terms
             }
             Op::Put(r) => 256 + r.notice.as_ref().map_or(0, String::len),
             Op::Update(u) => 128 + u.why.len() + u.progress.as_ref().map_or(0, String::len),

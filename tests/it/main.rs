@@ -6,6 +6,7 @@
     reason = "helpers of tests fail as loudly as tests do, and say what they skip"
 )]
 
+mod alerts;
 mod bad_input;
 mod examples;
 mod incidents;

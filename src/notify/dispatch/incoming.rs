@@ -11,9 +11,6 @@ use super::{Dispatch, Effects, Incident, Labels, is_final};
 use crate::config::Glob;
 use crate::store::{Op, RowKind, Silence};
 
-/// How a verdict says that its incident was merged into another.
-const MERGED: &str = "merged into incident ";
-
 impl Dispatch {
     /// A transition of an incident.
     pub fn verdict(&mut self, v: Verdict, now_ns: u64) -> Effects {
@@ -31,7 +28,7 @@ impl Dispatch {
             opened_ns: known.unwrap_or(opened_ns),
             silenced,
         };
-        let merged = v.state == State::Withdrawn && v.summary.starts_with(MERGED);
+        let merged = v.merged_into.is_some();
         self.incidents.insert(id.clone(), incident);
         self.out.ops.push(Op::Verdict(Box::new(v)));
         if known.is_none() {

@@ -228,7 +228,7 @@ fn a_new_incident_waits_for_company_and_an_end_does_not() {
 fn a_merged_incident_is_told_no_more() {
     let merged = |w: &mut World| {
         let mut v = verdict("i", 2, State::Withdrawn, w.now);
-        v.summary = "merged into incident k".into();
+        v.merged_into = Some("k".into());
         let e = w.d.verdict(v, w.now);
         w.run(e);
     };
