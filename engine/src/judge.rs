@@ -158,7 +158,11 @@ pub(crate) fn cpu_rows(windows: &Windows, by: Option<WindowId>) -> Vec<u32> {
 }
 
 /// Declares a rule's windows for subjects of `kind`; those whose stream is about other kinds have none.
-pub(crate) fn declare(windows: &mut Windows, decls: &[WindowDecl], kind: SubjectKind) -> Vec<Option<WindowId>> {
+pub(crate) fn declare(
+    windows: &mut Windows,
+    decls: &[WindowDecl],
+    kind: SubjectKind,
+) -> Vec<Option<WindowId>> {
     let kind_of = |d: &WindowDecl| match d.at {
         At::Own => kind,
         At::Host => SubjectKind::Host,

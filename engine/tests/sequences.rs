@@ -195,7 +195,10 @@ fn mistakes_are_told() {
     assert_eq!(b("calc: \"count\", after: \"b\", within: \"5s\""), ["R006"]);
     assert_eq!(b("calc: \"p99\", after: \"a\", within: \"5s\""), ["R008"]);
     assert_eq!(codes("a: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", at: \"cpu\" }"), ["R005"]);
-    assert_eq!(codes("a: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", at: \"cpu\", by: \"x\" }"), ["R012"]);
+    assert_eq!(
+        codes("a: #{ of: \"cpu.busy\", calc: \"mean\", over: \"5s\", at: \"cpu\", by: \"x\" }"),
+        ["R012"]
+    );
     assert_eq!(b("calc: \"sum\", by: \"a\""), ["R006"]);
     let text = rule("cgroup", a, "fn enter(w, p) { w.a.overdue }");
     let c = compile(&Sandbox::new(), &schema(), "t.rhai", &text, &Overrides::default());

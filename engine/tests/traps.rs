@@ -147,7 +147,10 @@ fn every_problem_of_a_file_is_reported_at_once() {
     let found = codes("fn enter(w, p) { w.eror.value > p.lin || w.errors > 1.0 } fn leave(w, p) { hm() }");
     assert_eq!(found, ["R012", "R013", "R016", "R015"]);
     // RULE and functions, whatever is wrong with RULE.
-    let text = HEAD.replace("\"info\"", "\"loud\"").replace("disk.size", "disk.sise").replace("value: 1.0", "value: 1 + 1")
+    let text = HEAD
+        .replace("\"info\"", "\"loud\"")
+        .replace("disk.size", "disk.sise")
+        .replace("value: 1.0", "value: 1 + 1")
         + "fn enter(w, p) { w.eror.value > p.line && w.size.value > p.lin }";
     assert_eq!(all(&text), ["R006", "R003", "R007", "R012", "R013"]);
     // Without RULE nothing is known of its windows, but of functions.
@@ -156,7 +159,9 @@ fn every_problem_of_a_file_is_reported_at_once() {
 
 #[test]
 fn the_parser_goes_on_after_a_mistake() {
-    let found = codes("fn enter(w, p) { w.errors.value > ; }\nfn leave(w, p) { w.eror.value < 1.0 }\nfn verdict(w, p, ctx) { cause(\"x\") \n\nfn help(x) { let = x; }");
+    let found = codes(
+        "fn enter(w, p) { w.errors.value > ; }\nfn leave(w, p) { w.eror.value < 1.0 }\nfn verdict(w, p, ctx) { cause(\"x\") \n\nfn help(x) { let = x; }",
+    );
     assert_eq!(found, ["R001", "R012", "R001", "R001"]);
     // RULE is broken, and yet what functions call is checked.
     let text = HEAD.replace("api: 1,", "api: 1") + "fn enter(w, p) { hm(w.any.value) }";

@@ -12,6 +12,7 @@ mod rules;
 mod run;
 mod sarif;
 mod test;
+mod tune;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -80,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::explain(args),
         Command::Record(args) => record::record(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Tune(args) => tune::tune(args),
         Command::Fields(args) => fields::fields(args),
         Command::Doctor(args) => doctor::doctor(args),
     };

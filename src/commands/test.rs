@@ -54,7 +54,9 @@ pub(super) fn test(args: &Test) -> Result {
     broken.dedup();
     let summary = Summary { passed: tests.len() - failed, failed, errors: broken.len() };
     match args.format {
-        TestFormat::Json => print_json(&Report { tests: &tests, errors: &errors, coverage: &coverage, summary })?,
+        TestFormat::Json => {
+            print_json(&Report { tests: &tests, errors: &errors, coverage: &coverage, summary })?
+        }
         TestFormat::Junit => print(&junit(&tests, &errors))?,
         TestFormat::Text => {
             print(&reached(&coverage, args.coverage))?;
@@ -101,12 +103,14 @@ fn reached(coverage: &[Coverage], all: bool) -> String {
         line("has no test that concludes", c.causes_missed.clone());
         if all {
             line("lacks tests of these kinds", c.kinds_missed.iter().map(ToString::to_string).collect());
-            let at = c.branches_missed.iter().map(|p| format!("{}:{}:{}", c.file, p.line, p.column)).collect();
+            let at =
+                c.branches_missed.iter().map(|p| format!("{}:{}:{}", c.file, p.line, p.column)).collect();
             line("has branches that no test reaches", at);
         }
     }
     if all {
-        let (all, missed) = coverage.iter().fold((0, 0), |(a, m), c| (a + c.branches, m + c.branches_missed.len()));
+        let (all, missed) =
+            coverage.iter().fold((0, 0), |(a, m), c| (a + c.branches, m + c.branches_missed.len()));
         let _ = writeln!(out, "{} of {all} branches reached", all - missed);
     }
     out

@@ -78,9 +78,7 @@ fn read(e: &Expr, report: &mut Report<'_>) -> Lit {
         Expr::FloatConstant(x, _) => Value::Number(**x),
         Expr::StringConstant(s, _) => Value::Text(s.to_string()),
         Expr::CharConstant(c, _) => Value::Text(c.to_string()),
-        Expr::Array(items, _) => {
-            Value::List(items.iter().map(|i| read(i, report)).collect())
-        }
+        Expr::Array(items, _) => Value::List(items.iter().map(|i| read(i, report)).collect()),
         Expr::Map(m, _) => {
             let mut out: Vec<(String, Place, Lit)> = Vec::with_capacity(m.0.len());
             for (k, v) in &m.0 {
@@ -91,16 +89,14 @@ fn read(e: &Expr, report: &mut Report<'_>) -> Lit {
             }
             Value::Map(out)
         }
-        Expr::FnCall(f, _) if f.name == "-" && f.args.len() == 1 => {
-            match read(&f.args[0], report).value {
-                Value::Number(x) => Value::Number(-x),
-                Value::Bad => Value::Bad,
-                _ => {
-                    report.add(Code::NotLiteral, at, "only numbers can be negative");
-                    Value::Bad
-                }
+        Expr::FnCall(f, _) if f.name == "-" && f.args.len() == 1 => match read(&f.args[0], report).value {
+            Value::Number(x) => Value::Number(-x),
+            Value::Bad => Value::Bad,
+            _ => {
+                report.add(Code::NotLiteral, at, "only numbers can be negative");
+                Value::Bad
             }
-        }
+        },
         // A literal that the parser has folded already, such as a constant array.
         Expr::DynamicConstant(d, _) => return dynamic(d, at, report),
         _ => {

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 
 use whystall_event::{Batch, FieldKind, MAX_FIELDS, Mode, RowRef, Stream, SubjectKind};
 
+use super::WindowId;
 use super::aggregates::{BLOCK, Nature};
 use super::cells::{CounterCell, ValueCell};
 use super::filter::BoundFilter;
-use super::WindowId;
 use super::track::{Scratch, TickInfo, Track};
 use crate::subjects::NO_ROW;
 

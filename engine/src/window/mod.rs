@@ -32,10 +32,10 @@ use std::sync::Arc;
 use whystall_event::{Batch, SEC, Stamp, Subject, SubjectKind};
 
 use crate::subjects::SubjectTable;
+pub use gate::After;
 use gate::Gate;
 use group::{Group, Others};
 use pace::Pace;
-pub use gate::After;
 pub use spec::{Calc, DEFAULT_COVERAGE, Filter, Limits, WindowId, WindowSpec, WindowStats, allowed};
 use stream::StreamState;
 use track::{Output, Scratch, TickInfo, Track};

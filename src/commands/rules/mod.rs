@@ -142,7 +142,8 @@ pub(super) fn page(rule: &Rule, here: Option<&str>, style: Style) -> String {
             (escape(&w.name).into_owned(), escape(&format!("{}.{}", w.stream, w.field)).into_owned());
         let mut at = place(w, &m.windows);
         if let Some((other, within)) = w.after {
-            let _ = write!(at, " within {} after `{}`", format_duration(within), escape(&m.windows[other].name));
+            let _ =
+                write!(at, " within {} after `{}`", format_duration(within), escape(&m.windows[other].name));
         }
         table.row([
             name,

@@ -22,7 +22,11 @@ impl Links {
         match (&self.after, self.within) {
             (Some((_, at)), None) => {
                 report
-                    .add(Code::MissingKey, *at, "`after` needs `within`: for how long after the other it counts")
+                    .add(
+                        Code::MissingKey,
+                        *at,
+                        "`after` needs `within`: for how long after the other it counts",
+                    )
                     .help("for example `within: \"10s\"`");
             }
             (None, Some((_, at))) => {
@@ -34,7 +38,12 @@ impl Links {
 }
 
 /// Finds the windows that `links`, one for each of `windows`, name.
-pub(super) fn resolve(windows: &mut [WindowDecl], links: &[Links], broken: &[String], report: &mut Report<'_>) {
+pub(super) fn resolve(
+    windows: &mut [WindowDecl],
+    links: &[Links],
+    broken: &[String],
+    report: &mut Report<'_>,
+) {
     for (i, link) in links.iter().enumerate() {
         if let Some((name, at)) = &link.by
             && let Some(other) = find(windows, name, *at, broken, report)

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rhai::{AST, ASTNode, Expr, Stmt, StmtBlock};
 use serde::Serialize;
 
-use super::super::diag::Place;
+use super::super::diag::{Place, Report};
 use super::super::rule::Rule;
 use super::super::sandbox::Sandbox;
 use super::record::{Recorded, Series, Want};
@@ -77,7 +77,11 @@ pub(super) struct Marked {
 impl Marked {
     /// `text` is the rule's; `None` if it cannot be marked.
     pub(super) fn new(rule: &Rc<Rule>, text: &str, sandbox: &Sandbox) -> Option<Marked> {
+        let own = text.lines().count();
+        let (text, _) = rule.libraries.expand(text, &mut Report::new("", text));
+        let text = text.as_ref();
         let mut places = blocks(&rule.ast, text);
+        places.retain(|p| p.line <= own);
         places.sort();
         places.dedup();
         let mut out = String::with_capacity(text.len() + 16 * places.len());
@@ -85,7 +89,9 @@ impl Marked {
             let mut from = 0;
             let here = places.iter().enumerate().filter(|(_, p)| p.line == n + 1);
             for (i, place) in here {
-                let Some((at, '{')) = line.char_indices().nth(place.column.saturating_sub(1)) else { return None };
+                let Some((at, '{')) = line.char_indices().nth(place.column.saturating_sub(1)) else {
+                    return None;
+                };
                 out.push_str(&line[from..=at]);
                 out.push_str(&format!("__reach({i});"));
                 from = at + 1;
@@ -115,7 +121,8 @@ fn blocks(ast: &AST, text: &str) -> Vec<Place> {
     code.retain_functions(|_, _, name, _| !name.starts_with("test_"));
     let mut add = |b: &StmtBlock| {
         let place = Place::from(b.position());
-        let begins = || text.lines().nth(place.line.checked_sub(1)?)?.chars().nth(place.column.checked_sub(1)?);
+        let begins =
+            || text.lines().nth(place.line.checked_sub(1)?)?.chars().nth(place.column.checked_sub(1)?);
         // `else if` has no brace of its own.
         if begins() == Some('{') {
             out.push(place);

@@ -186,7 +186,8 @@ impl Bench<'_> {
         let mut failures = Vec::new();
         let mut fired: Vec<Subject> = Vec::new();
         let (mut next, mut asked, mut slept) = (0, 0, 0u64);
-        let (mut seen, minds) = (Seen::default(), plan.expectations.iter().any(|(_, e)| e.what == Want::Health));
+        let (mut seen, minds) =
+            (Seen::default(), plan.expectations.iter().any(|(_, e)| e.what == Want::Health));
         for tick in 0..plan.ticks {
             let sleep: u64 = plan.sleeps.iter().filter(|(t, _)| *t == tick).map(|(_, ns)| *ns).sum();
             slept = slept.saturating_add(sleep);

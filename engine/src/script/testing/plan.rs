@@ -92,7 +92,10 @@ pub(super) fn plan(recorded: &Recorded, streams: &[Arc<Stream>]) -> Result<Plan,
     // A stream whose events stand in a series is watched as that says.
     let in_series = |s: &Arc<Stream>| {
         let name = |spec: &str| spec.split('{').next().unwrap_or("").trim().to_string();
-        recorded.series.iter().any(|r| split_field(&name(&r.spec)).is_some_and(|(stream, _)| stream == s.name))
+        recorded
+            .series
+            .iter()
+            .any(|r| split_field(&name(&r.spec)).is_some_and(|(stream, _)| stream == s.name))
     };
     watched.retain(|s| !in_series(s));
     let (gaps, sleeps) = pauses(recorded, streams, interval, &mut problems);

@@ -97,7 +97,10 @@ impl Gated {
         let at = |c: &[f64]| c.get(row as usize).copied().unwrap_or(f64::NAN);
         let (got, overdue) = (at(windows.column(id)), at(windows.current(id)));
         let near = (got - value).abs() <= 1e-6 * (1.0 + got.abs().max(value.abs()));
-        prop_assert!(got.is_nan() == value.is_nan() && (got.is_nan() || near), "{calc}: {got}, expected {value}");
+        prop_assert!(
+            got.is_nan() == value.is_nan() && (got.is_nan() || near),
+            "{calc}: {got}, expected {value}"
+        );
         if say.known {
             prop_assert_eq!(overdue, f64::from(say.overdue), "overdue of {} for cpu:{}", calc, n);
         } else {
