@@ -36,6 +36,10 @@ pub enum Command {
     ///
     /// Runs as fast as the file can be read, through the same code as `run`, and prints the verdicts.
     Replay(Replay),
+    /// Say which value of a rule's param would have given how many findings a day.
+    ///
+    /// Judges a recording once with each value, all in one pass.
+    Tune(Tune),
     /// Check rule files, and configs, and report all problems.
     ///
     /// Without PATH: the built-in rules, the default config and the rules in the directories it names. A PATH is a rule
@@ -135,6 +139,41 @@ pub struct Replay {
     #[arg(long, value_name = "DIR")]
     pub diff: Option<PathBuf>,
     /// Apply a config's settings of rules; without it none is read, so that a replay is the same everywhere.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// `tune`
+#[derive(Debug, Args)]
+pub struct Tune {
+    /// The recording; `-` reads JSON lines, or a recording, from standard input.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The rule to tune.
+    #[arg(long, value_name = "ID")]
+    pub rule: String,
+    /// The param to vary; may be left out if the rule has only one.
+    #[arg(long, value_name = "NAME")]
+    pub param: Option<String>,
+    /// The values to try; without any, multiples of the param's value.
+    #[arg(long, value_name = "NUMBER", value_delimiter = ',', allow_negative_numbers = true)]
+    pub values: Vec<f64>,
+    /// Try values from here …
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub from: Option<f64>,
+    /// … to here.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub to: Option<f64>,
+    /// How many values from `--from` to `--to`.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub steps: u32,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub rules: RuleArgs,
+    /// How the result is printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+    /// Apply a config's settings of rules; without it none is read.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }

@@ -124,7 +124,7 @@ fn of_config(file: &str, p: &Problem, level: Level) -> Diagnostic {
 
 /// The rule files that the command line names.
 pub(super) fn files_of(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>> {
-    let mut files = Vec::new();
+    let mut files: Vec<RuleFile> = Vec::new();
     for path in paths.iter().map(AsRef::as_ref) {
         if path.is_dir() {
             let found = rule_files::read_dir(path, Layer::User).map_err(usage)?;
@@ -133,6 +133,12 @@ pub(super) fn files_of(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>> {
             }
             files.extend(found);
         } else {
+            // A library that stands beside several of them is read once.
+            for library in rule_files::beside(path, Layer::User).map_err(usage)? {
+                if files.iter().all(|f| f.file != library.file) {
+                    files.push(library);
+                }
+            }
             files.push(
                 rule_files::read(path, Layer::User).map_err(|e| usage(format!("{}: {e}", path.display())))?,
             );

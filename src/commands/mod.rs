@@ -15,6 +15,7 @@ mod run;
 mod sarif;
 mod silence;
 mod test;
+mod tune;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -86,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Silence(args) => silence::silence(args),
         Command::Record(args) => record::record(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Tune(args) => tune::tune(args),
         Command::Fields(args) => fields::fields(args),
         Command::Doctor(args) => doctor::doctor(args),
     };

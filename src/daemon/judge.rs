@@ -146,3 +146,45 @@ impl Judge {
         (verdicts, problems)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use whystall_engine::script::{Overrides, compile};
+    use whystall_event::{SEC, Stamp};
+
+    use super::*;
+    use crate::daemon::sources;
+
+    const BIG: &str = "//! Big.\nconst RULE = #{ id: \"my.big\", api: 1, severity: \"info\", subject: \"cgroup\",\n\
+        windows: #{ used: #{ of: \"memcg.usage\", calc: \"last\", over: \"3s\" } } };\n\
+        fn enter(w, p) { w.used.mib > 100.0 }";
+
+    #[test]
+    fn a_storm_of_findings_is_told_by_number_and_is_no_cause_of_anything() {
+        let (sandbox, schema) = (Rc::new(Sandbox::new()), sources::any_host(Duration::from_secs(1)));
+        let degraded = whystall_rules::ALL.iter().find(|r| r.path == "self/degraded.rhai").unwrap();
+        let rules = [("big.rhai", BIG), (degraded.path, degraded.source)]
+            .map(|(name, text)| compile(&sandbox, &schema, name, text, &Overrides::default()).rule.unwrap());
+        let mut judge = Judge::new(rules.to_vec(), &sandbox, SEC, HostFacts::default());
+        let (_, memcg) = schema.streams().find(|(_, s)| s.name == "memcg").unwrap();
+        let usage = memcg.fields.iter().position(|f| f.name == "usage").unwrap();
+        let mut told = Vec::new();
+        for t in 1..12 {
+            let at = Stamp { boot_ns: t * SEC, wall_ns: t * SEC };
+            let mut batch = Batch::new(memcg.clone(), at);
+            for i in 0..2_100u64 {
+                let used = if t > 4 { 200 << 20 } else { 0 };
+                batch.row(Subject::cgroup(format!("/g{i}"))).gauge(usage, used as f64);
+            }
+            judge.ingest(&batch);
+            told.extend(judge.tick(Tick { at, suspended_ns: 0 }).0);
+        }
+        let own: Vec<&Verdict> = told.iter().filter(|v| v.rule == "self.degraded").collect();
+        assert_eq!(own.len(), 1);
+        assert_eq!((own[0].cause.as_str(), own[0].chain.len()), ("self.events_lost", 1));
+        assert!(own[0].summary.contains("100") && own[0].summary.contains("findings"), "{}", own[0].summary);
+        assert_eq!(told.len(), 2_001, "cgroups that have nothing to do with each other");
+    }
+}

@@ -8,6 +8,8 @@
 
 mod alerts;
 mod bad_input;
+mod examples;
+mod incidents;
 mod live;
 mod program;
 mod receivers;
