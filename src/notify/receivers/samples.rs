@@ -79,9 +79,6 @@ pub(super) fn verdict(host: &str) -> Notification {
             link("memory.direct_reclaim_burst", "memcg.limit", &subject, "at its memory limit"),
             link("cpu.sched_delay", "kernel.long_section", "cpu:3", "redis-server waited 180 ms for CPU 3"),
         ],
-        findings: 2,
-        merged_into: None,
-        explained: Vec::new(),
         victims: vec![task(4711, "redis-server")],
         culprits: vec![Actor {
             share: Some(0.97),
