@@ -41,6 +41,8 @@ fn policy(n: usize) -> Policy {
     Policy { receivers, routes, tags: BTreeMap::new(), host: "node-1".into() }
 }
 
+type Answer = Box<dyn FnMut(&Send, u64) -> Outcome>;
+
 /// A dispatcher with a store, receivers that answer as told, and a clock.
 struct World {
     d: Dispatch,
@@ -51,7 +53,7 @@ struct World {
     tries: usize,
     log: Vec<String>,
     /// What a receiver answers, by index.
-    answer: Box<dyn FnMut(&Send, u64) -> Outcome>,
+    answer: Answer,
 }
 
 const DONE: Outcome = Outcome::Delivered { note: None };
