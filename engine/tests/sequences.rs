@@ -1,6 +1,8 @@
 //! Windows that look at other windows and subjects, in whole rules: sequence and absence, the CPU that another window
 //! names, and quantifiers. Each rule brings its tests.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as loudly as tests do")]
+
 use std::rc::Rc;
 use std::sync::Arc;
 

@@ -6,12 +6,16 @@ mod context;
 mod doctor;
 mod explain;
 mod fields;
+mod incidents;
+mod notify;
 mod record;
 mod replay;
 mod rules;
 mod run;
 mod sarif;
+mod silence;
 mod test;
+mod tune;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -78,8 +82,12 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(args),
         Command::Rules(args) => rules::rules(args),
         Command::Explain(args) => explain::explain(args),
+        Command::Incidents(args) => incidents::incidents(args),
+        Command::Notify(args) => notify::notify(args),
+        Command::Silence(args) => silence::silence(args),
         Command::Record(args) => record::record(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Tune(args) => tune::tune(args),
         Command::Fields(args) => fields::fields(args),
         Command::Doctor(args) => doctor::doctor(args),
     };

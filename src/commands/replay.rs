@@ -1,5 +1,6 @@
 //! `whystall replay`: judges a recording through the same engine as `run`.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -66,10 +67,10 @@ pub(super) fn replay(args: &Args) -> Result {
     };
     let mut judges: Vec<Judge> = sets.iter().map(judge).collect();
     let began = Instant::now();
-    let events;
+    let fed;
     if args.diff.is_some() {
         let mut found = vec![Found::default(); judges.len()];
-        events = feed(&mut recording, &args.file, &mut judges, |i, v| {
+        fed = feed(&mut recording, &args.file, &mut judges, |i, v, _| {
             found[i].take(&v);
             Ok(())
         })?;
@@ -77,11 +78,11 @@ pub(super) fn replay(args: &Args) -> Result {
     } else {
         judges.iter_mut().for_each(|j| j.except(Exceptions::of(&config), None));
         let (form, mut out) = (form(args.output), io::BufWriter::new(io::stdout().lock()));
-        events = feed(&mut recording, &args.file, &mut judges, |_, v| output::write(&mut out, &v, form))?;
+        fed = feed(&mut recording, &args.file, &mut judges, |_, v, _| output::write(&mut out, &v, form))?;
         out.flush()?;
         judges.iter().flat_map(|j| j.silenced().lines()).for_each(|line| say(&line));
     }
-    finish(&recording, &args.file, events, began.elapsed())
+    finish(&recording, &args.file, fed.events, began.elapsed())
 }
 
 fn tell(set: &RuleSet) {
@@ -94,12 +95,12 @@ fn tell(set: &RuleSet) {
     }
 }
 
-fn unreadable(path: &Path, e: ReadError) -> Error {
+pub(super) fn unreadable(path: &Path, e: ReadError) -> Error {
     usage(format!("{}: {e}", path.display()))
 }
 
 /// The recording's interval and what is known about its host. A recording of this host has this host's facts.
-fn facts_of(recording: &Replay, interval_ns: u64) -> (u64, HostFacts) {
+pub(super) fn facts_of(recording: &Replay, interval_ns: u64) -> (u64, HostFacts) {
     let here = facts::read(&Roots::default());
     let Replay::Binary(r) = recording else { return (interval_ns, here) };
     let h = r.header();
@@ -118,22 +119,34 @@ fn facts_of(recording: &Replay, interval_ns: u64) -> (u64, HostFacts) {
     (interval, facts)
 }
 
-/// Reads the recording to its end and hands the judges' verdicts, with the judge's number, to `each`.
-/// Returns the number of events.
-fn feed(
+/// What was read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Fed {
+    pub(super) events: u64,
+    /// The wall time of the first tick, and the latest of all.
+    pub(super) first_ns: u64,
+    pub(super) last_ns: u64,
+}
+
+/// Reads the recording to its end and hands the judges' verdicts, with the judge's number and the wall time, to `each`.
+pub(super) fn feed(
     recording: &mut Replay,
     path: &Path,
     judges: &mut [Judge],
-    mut each: impl FnMut(usize, Verdict) -> io::Result<()>,
-) -> Result<u64> {
-    let mut events = 0;
+    mut each: impl FnMut(usize, Verdict, u64) -> io::Result<()>,
+) -> Result<Fed> {
+    let (mut fed, mut first) = (Fed::default(), true);
     loop {
         match recording.next() {
             Ok(Some(Item::Batch(batch))) => {
-                events += batch.len() as u64;
+                fed.events += batch.len() as u64;
                 judges.iter_mut().for_each(|j| j.ingest(batch));
             }
             Ok(Some(Item::Tick(t))) => {
+                if std::mem::take(&mut first) {
+                    fed.first_ns = t.at.wall_ns;
+                }
+                fed.last_ns = fed.last_ns.max(t.at.wall_ns);
                 for (i, judge) in judges.iter_mut().enumerate() {
                     let (verdicts, problems) = judge.tick(Tick { at: t.at, suspended_ns: t.suspended_ns });
                     for p in problems {
@@ -144,14 +157,14 @@ fn feed(
                     }
                 }
             }
-            Ok(None) => return Ok(events),
+            Ok(None) => return Ok(fed),
             Err(e @ ReadError::Damaged { .. }) => say(&format!("{}: {e}", path.display())),
             Err(e) => return Err(Error::Failed(anyhow::Error::new(e).context(path.display().to_string()))),
         }
     }
 }
 
-fn finish(recording: &Replay, path: &Path, events: u64, took: Duration) -> Result {
+pub(super) fn finish(recording: &Replay, path: &Path, events: u64, took: Duration) -> Result {
     if let Replay::Json(r) = recording {
         let &JsonSummary { lines, events, malformed, ref problems, .. } = r.summary();
         for p in problems {
@@ -168,10 +181,10 @@ fn finish(recording: &Replay, path: &Path, events: u64, took: Duration) -> Resul
 
 /// Which findings a set of rules told of, by rule: subject and when it began.
 #[derive(Debug, Clone, Default)]
-struct Found(BTreeMap<String, BTreeSet<(String, String)>>);
+pub(super) struct Found(BTreeMap<String, BTreeSet<(String, String)>>);
 
 impl Found {
-    fn take(&mut self, v: &Verdict) {
+    pub(super) fn take(&mut self, v: &Verdict) {
         let mut add = |rule: &str, subject: &str, at: &str| {
             self.0.entry(rule.into()).or_default().insert((at.into(), subject.into()));
         };
@@ -183,7 +196,7 @@ impl Found {
         }
     }
 
-    fn of(&self, rule: &str) -> BTreeSet<(String, String)> {
+    pub(super) fn of(&self, rule: &str) -> BTreeSet<(String, String)> {
         self.0.get(rule).cloned().unwrap_or_default()
     }
 }
@@ -200,6 +213,8 @@ struct RuleDifference {
     rule: String,
     before: usize,
     after: usize,
+    /// By day (UTC): how many before and after.
+    days: BTreeMap<String, (usize, usize)>,
     only_before: Vec<Finding>,
     only_after: Vec<Finding>,
 }
@@ -220,7 +235,18 @@ fn compare(before: &Found, after: &Found) -> Vec<RuleDifference> {
         .map(|id| {
             let (b, a) = (before.of(id), after.of(id));
             let (only_before, only_after) = (list(&b, &a), list(&a, &b));
-            RuleDifference { rule: id.clone(), before: b.len(), after: a.len(), only_before, only_after }
+            let mut days: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+            let day = |at: &str| at.get(..10).unwrap_or(at).to_string();
+            b.iter().for_each(|(at, _)| days.entry(day(at)).or_default().0 += 1);
+            a.iter().for_each(|(at, _)| days.entry(day(at)).or_default().1 += 1);
+            RuleDifference {
+                rule: id.clone(),
+                before: b.len(),
+                after: a.len(),
+                days,
+                only_before,
+                only_after,
+            }
         })
         .collect()
 }
@@ -244,6 +270,15 @@ fn difference_text(rules: &[RuleDifference]) -> String {
             (gone, new) => format!("+{new} -{gone}"),
         };
         table.row([escape(&r.rule).into_owned(), r.before.to_string(), r.after.to_string(), change]);
+        // A single day is the rule's line already.
+        for (day, (before, after)) in r.days.iter().filter(|_| r.days.len() > 1) {
+            let change = match after.cmp(before) {
+                Ordering::Equal => String::new(),
+                Ordering::Greater => format!("{} more", after - before),
+                Ordering::Less => format!("{} fewer", before - after),
+            };
+            table.row([format!("  {}", escape(day)), before.to_string(), after.to_string(), change]);
+        }
     }
     let mut out = table.render(0);
     for r in rules {
@@ -294,5 +329,26 @@ mod tests {
         + a.y  2026-11-22T10:00:00.123Z  cpu:2\n
         ");
         assert_eq!(difference_text(&[]), "nothing fires, neither before nor after\n");
+    }
+
+    #[test]
+    fn differences_are_told_by_day() {
+        let found = |days: &[&str]| {
+            let at = days.iter().enumerate().map(|(i, d)| (format!("{d}T0{i}:00:00Z"), "host".to_string()));
+            Found(BTreeMap::from([("a.x".to_string(), at.collect())]))
+        };
+        let rules = compare(
+            &found(&["2026-11-22", "2026-11-22", "2026-11-23"]),
+            &found(&["2026-11-22", "2026-11-22", "2026-11-22", "2026-11-24"]),
+        );
+        let text = difference_text(&rules);
+        let table: Vec<&str> = text.lines().take(5).map(str::trim_end).collect();
+        insta::assert_snapshot!(table.join("\n"), @r"
+        RULE          BEFORE  AFTER  CHANGE
+        a.x           3       4      +2 -1
+          2026-11-22  2       3      1 more
+          2026-11-23  1       0      1 fewer
+          2026-11-24  0       1      1 more
+        ");
     }
 }

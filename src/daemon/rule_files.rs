@@ -33,6 +33,30 @@ pub struct RuleFile {
     pub layer: Layer,
 }
 
+impl RuleFile {
+    /// The name of the library that this file is, if it stands in a directory `lib`.
+    pub fn library(&self) -> Option<&str> {
+        let path = Path::new(&self.file);
+        let within = path.parent().and_then(Path::file_name).is_some_and(|d| d == "lib");
+        path.file_stem().filter(|_| within)?.to_str()
+    }
+}
+
+/// The libraries beside the rule file at `path`: in `lib` there, or where the directories of rules are.
+pub fn beside(path: &Path, layer: Layer) -> io::Result<Vec<RuleFile>> {
+    let mut found = Vec::new();
+    let here = path.parent().map(|d| if d.as_os_str().is_empty() { Path::new(".") } else { d });
+    // Named as a search from above names them, so that none is read twice.
+    let above = |d: &Path| match d.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p.join("lib"),
+        _ => d.join("../lib"),
+    };
+    for dir in here.into_iter().flat_map(|d| [above(d), d.join("lib")]).filter(|d| d.is_dir()) {
+        found.extend(read_dir(&dir, layer)?);
+    }
+    Ok(found)
+}
+
 /// The built-in rules.
 pub fn builtin() -> Vec<RuleFile> {
     let file = |b: &whystall_rules::Builtin| RuleFile {

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use whystall_engine::Schema;
 use whystall_engine::script::{
-    Code, Compiled, Diagnostic, Level, Overrides, ParamValue, Place, Rule, Sandbox, Severity, code, compile,
+    Code, Compiled, Diagnostic, Level, Libraries, Overrides, ParamValue, Place, Rule, Sandbox, Severity,
+    code, compile_with,
 };
 use whystall_event::SubjectKind;
 use whystall_event::text::did_you_mean;
@@ -71,9 +72,17 @@ impl RuleSet {
     pub fn load(files: Vec<RuleFile>, sandbox: &Sandbox, schema: &Schema, choice: Choice<'_>) -> RuleSet {
         let mut set = RuleSet::default();
         let mut chosen: Vec<Loaded> = Vec::new();
+        let (libraries, files): (Vec<RuleFile>, Vec<RuleFile>) =
+            files.into_iter().partition(|f| f.library().is_some());
+        let mut shared = Libraries::default();
+        for l in &libraries {
+            let name = l.library().unwrap_or_default();
+            set.diagnostics.extend(shared.add(sandbox, name, &l.file, &l.text));
+        }
+        let shared = Rc::new(shared);
         for file in files {
             let Compiled { rule, diagnostics } =
-                compile(sandbox, schema, &file.file, &file.text, &Overrides::default());
+                compile_with(sandbox, schema, &shared, &file.file, &file.text, &Overrides::default());
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
@@ -122,7 +131,7 @@ impl RuleSet {
                 return;
             }
             if overrides != Overrides::default() {
-                match compile(sandbox, schema, &loaded.file.file, &loaded.file.text, &overrides).rule {
+                match loaded.rule.again(sandbox, schema, &loaded.file.text, &overrides).rule {
                     Some(rule) => (loaded.rule, loaded.overrides) = (rule, overrides),
                     None => {
                         let what = format!("the rule `{id}` does not load with these settings");

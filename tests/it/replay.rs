@@ -136,6 +136,28 @@ fn a_changed_rule_is_compared() {
 }
 
 #[test]
+fn a_param_is_tuned_on_a_recording() {
+    let rules = Rules::new(RULE);
+    let args = ["tune", "-", "--rule", "my.big", "--rules", rules.dir(), "--no-builtin-rules"];
+    let tune = |more: &[&str]| run_with(&[&args[..], more].concat(), &lines("/a"));
+    let ran = tune(&["--values", "100,150,199,300", "--output", "json"]).exits(0).json();
+    let found: Vec<(f64, u64)> = ran["tried"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| (t["value"].as_f64().unwrap(), t["findings"].as_u64().unwrap()))
+        .collect();
+    assert_eq!(found, [(100.0, 1), (150.0, 1), (199.0, 1), (300.0, 0)]);
+    assert_eq!([&ran["param"], &ran["rule"]], ["mib", "my.big"]);
+    tune(&[]).exits(0).prints(&["mib is 100", "now", "less than a day"]);
+    tune(&["--from", "100", "--to", "300", "--steps", "3"]).exits(0).prints(&["200  "]);
+    tune(&["--param", "mb"]).exits(2).says(&["did you mean `mib`?"]);
+    tune(&["--from", "100"]).exits(2).says(&["--to"]);
+    let none = ["tune", "-", "--rule", "my.bigg", "--rules", rules.dir()];
+    run_with(&none, &lines("/a")).exits(2).says(&["did you mean `my.big`?"]);
+}
+
+#[test]
 fn a_reader_that_has_seen_enough_ends_it_well() {
     let rules = Rules::new(RULE);
     let input = rules.0.path().join("r.jsonl");

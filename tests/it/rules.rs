@@ -110,6 +110,35 @@ fn what_check_finds_is_sarif_too() {
 }
 
 #[test]
+fn rules_share_what_stands_in_lib() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let lib = write("lib/limits.rhai", "//! Lines.\nconst MUCH = 3.0;\nfn much(x) { x > MUCH }\n");
+    let rule = "//! A page.\nimport \"lib/limits\" as limits;\nconst RULE = #{ id: \"my.rule\", api: 1, severity: \"info\", subject: \"host\",\n  \
+         windows: #{ a: #{ of: \"vmstat.allocstall\", calc: \"rate\", over: \"10s\" } } };\n\
+         fn enter(w, p) { limits::much(w.a.value) }\n\
+         fn test_a(t) { t.series(\"vmstat.allocstall\", \"0+5x20 100x40\"); t.at(\"15s\").expect(\"firing\"); t.at(\"55s\").expect(\"resolved\"); }\n";
+    let (flat, deep) = (write("a.rhai", rule), write("net/b.rhai", &rule.replace("my.rule", "my.other")));
+    let all = dir.path().to_str().unwrap();
+    run(&["check", all]).exits(0).prints(&["3 files checked: 0 errors, 0 warnings"]);
+    run(&["test", all]).exits(0).prints(&["2 passed, 0 failed"]);
+    run(&["check", &flat, &deep]).exits(0).prints(&["3 files checked: 0 errors, 0 warnings"]);
+    run(&["test", &deep]).exits(0).prints(&["1 passed, 0 failed"]);
+    std::fs::write(&lib, "fn much(x) { x > MUCH }\n").unwrap();
+    run(&["check", all]).exits(1).prints(&[
+        "error[R018]",
+        "lib/limits.rhai:1:18",
+        "error[R036]",
+        "a.rhai:2:1",
+    ]);
+}
+
+#[test]
 fn every_code_is_explained() {
     for c in whystall_engine::script::Code::ALL {
         run(&["explain", c.name()]).exits(0).prints(&[c.name(), c.title()]);

@@ -189,6 +189,16 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Makes the kernel slow the group down above `mib` MiB; v2 only.
+    pub(crate) fn throttle_memory(&self, mib: u64) -> Result<()> {
+        write(&self.memory_dir()?.0.join("memory.high"), &(mib << 20).to_string())
+    }
+
+    /// How often that happened: `high` of `memory.events`.
+    pub(crate) fn throttles(&self) -> Result<u64> {
+        keyed(&self.memory_dir()?.0.join("memory.events"), "high")
+    }
+
     /// How often the group ran into its limit: v1 `memory.failcnt`, v2 `max` of `memory.events`.
     pub(crate) fn limit_hits(&self) -> Result<u64> {
         let (dir, v2) = self.memory_dir()?;

@@ -62,10 +62,10 @@ pub(crate) fn receive_on(cpu: usize) -> Result<()> {
 /// run on `cpu` (RPS), while the sender is elsewhere.
 pub(crate) fn flood(cpu: usize, rules: u64, per_s: u64, quiet: &[usize], end: Instant) -> Result<()> {
     receive_on(cpu)?;
+    sys::pin(quiet)?;
     if rules > 0 {
         slow_rules(rules)?;
     }
-    sys::pin(quiet)?;
     let receiver = UdpSocket::bind("127.0.0.1:0")?;
     let sender = UdpSocket::bind("127.0.0.1:0")?;
     sender.connect(receiver.local_addr()?)?;
@@ -96,8 +96,9 @@ fn paced(per_s: u64, end: Instant, mut send: impl FnMut() -> bool) -> u64 {
 pub(crate) fn napi_thread(cpu: usize, per_s: u64, quiet: &[usize], end: Instant) -> Result<()> {
     own_network()?;
     tool(&["ip", "link", "add", "labtx", "type", "veth", "peer", "name", "labrx"])?;
-    // With GRO the receiving end of a veth pair polls by NAPI.
+    // With GRO the receiving end of a veth pair polls by NAPI, but only frames that could not have been segmented.
     sys::set_gro("labrx").context("GRO on veth")?;
+    sys::unset_tso("labtx").context("TSO on veth")?;
     tool(&["ip", "link", "set", "labtx", "up"])?;
     tool(&["ip", "link", "set", "labrx", "up"])?;
     fs::write("/sys/class/net/labrx/threaded", "1").context("no threaded NAPI (kernel 5.12)")?;

@@ -49,9 +49,12 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<()> {
     match role.as_str() {
         "spin" => spin(&settings, end),
         "waker" => waker(&settings, end),
+        "gap" => gap(end),
         "alloc" => alloc(&settings, end),
         "churn" => churn(&settings, end),
         "touch" => touch(&settings, end),
+        "fragment" => fragment(&settings, end),
+        "huge" => huge(&settings, end),
         "read" => read_once(&settings),
         "stream" => stream(&settings, end),
         "prefetch" => prefetch(&settings, end),
@@ -190,6 +193,18 @@ fn waker(settings: &Settings, end: Instant) -> Result<()> {
     Ok(())
 }
 
+/// Uses the CPU all the time and measures the longest hole in its own time.
+fn gap(end: Instant) -> Result<()> {
+    let (mut last, mut worst) = (Instant::now(), Duration::ZERO);
+    while last < end {
+        let now = Instant::now();
+        worst = worst.max(now - last);
+        last = now;
+    }
+    println!("max_ms={:.3}", worst.as_secs_f64() * 1e3);
+    Ok(())
+}
+
 /// A service that needs memory: every 20 ms maps, touches and returns `anon_mib`, and measures how long that took.
 fn alloc(settings: &Settings, end: Instant) -> Result<()> {
     let mib = settings.number("anon_mib")? as usize;
@@ -252,6 +267,27 @@ fn touch(settings: &Settings, end: Instant) -> Result<()> {
         held.push(anon);
     }
     sleep(end.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+/// Touches `anon_mib` page by page, gives back every other page and holds the rest: what is free then is in single pages.
+fn fragment(settings: &Settings, end: Instant) -> Result<()> {
+    let mut anon = Anon::map(settings.number("anon_mib")? as usize).context("mmap")?;
+    anon.touch();
+    anon.give_back_every_other_page().context("madvise")?;
+    sleep(end.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+/// Faults in huge pages up to `anon_mib`, one after another with a pause of `pause_ms`, and holds them.
+fn huge(settings: &Settings, end: Instant) -> Result<()> {
+    let mut anon = Anon::map(settings.number("anon_mib")? as usize).context("mmap")?;
+    anon.want_huge_pages().context("madvise")?;
+    let pause = Duration::from_millis(settings.or("pause_ms", 0)?);
+    anon.touch_every(2 << 20, || {
+        sleep(pause);
+        Instant::now() < end
+    });
     Ok(())
 }
 

@@ -118,6 +118,10 @@ codes! {
         "The `//!` lines at the top are the rule's page: what it detects, why it matters, what to do.";
     UnknownCause "R035" Warning "a cause that no test expects"
         "Add a test that ends in `.cause(\"…\")`.";
+    Import "R036" Error "an import that cannot be followed"
+        "Rules share functions and constants through libraries: files of constants and functions in a directory `lib` of the \
+         rules' directory. `import \"lib/NAME\" as NAME;` on a line of its own makes them `NAME::function(…)` and \
+         `NAME::CONSTANT`, the latter also inside RULE.";
 }
 
 /// The code with this name, such as `R012`.

@@ -6,6 +6,7 @@ use serde::Serialize;
 use whystall_event::text::escape;
 
 use super::codes::Code;
+use super::library::Origin;
 
 /// A place in a file; both count from 1. Zero means "the file as a whole".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
@@ -98,29 +99,51 @@ pub(crate) struct Report<'a> {
     found: Vec<Diagnostic>,
     /// The newest problem, if it was kept: what help goes to.
     newest: Option<usize>,
+    /// Where the checked text comes from, if it is not the file as it stands.
+    origin: Origin,
 }
 
 impl<'a> Report<'a> {
     pub(crate) fn new(file: &'a str, text: &'a str) -> Report<'a> {
-        Report { file, lines: text.lines().collect(), found: Vec::new(), newest: None }
+        Report {
+            file,
+            lines: text.lines().collect(),
+            found: Vec::new(),
+            newest: None,
+            origin: Origin::default(),
+        }
+    }
+
+    /// From now on places are those of an expanded text.
+    pub(crate) fn expanded(&mut self, origin: Origin) {
+        self.origin = origin;
     }
 
     /// Adds a problem; its level comes from its code.
     pub(crate) fn add(&mut self, code: Code, at: impl Into<Place>, message: impl Into<String>) -> &mut Self {
         let (place, message) = (at.into(), message.into());
+        let (place, library) = match self.origin.is_empty() {
+            true => (place, None),
+            false => self.origin.of(place),
+        };
+        let file = library.map_or(self.file, |(file, _)| file).to_string();
         self.newest = None;
         // The same problem at the same place is told once, whichever pass saw it.
-        let same = |o: &Diagnostic| (o.code, o.place, &o.message) == (code.name(), place, &message);
+        let same =
+            |o: &Diagnostic| (o.code, o.place, &o.message, &o.file) == (code.name(), place, &message, &file);
         let level = code.level();
         if self.found.iter().any(same) || self.found.iter().filter(|d| d.level == level).count() >= KEPT {
             return self;
         }
-        let source_line = place.line.checked_sub(1).and_then(|n| self.lines.get(n));
+        let source_line = place.line.checked_sub(1).and_then(|n| match library {
+            None => self.lines.get(n).copied(),
+            Some((_, text)) => text.lines().nth(n),
+        });
         self.newest = Some(self.found.len());
         self.found.push(Diagnostic {
             level,
             code: code.name(),
-            file: self.file.to_string(),
+            file,
             place,
             message,
             help: None,

@@ -8,6 +8,7 @@ mod diag;
 #[cfg(test)]
 mod equality;
 mod functions;
+mod library;
 mod literal;
 mod lower;
 mod manifest;
@@ -25,10 +26,11 @@ mod types;
 pub use codes::{Code, by_name as code};
 pub use conclusion::Conclusion;
 pub use diag::{Diagnostic, Level, Place};
+pub use library::Libraries;
 pub use manifest::{
     API, At, Explains, Manifest, OnMissing, Param, ParamValue, Severity, Shape, Take, When, WindowDecl,
 };
-pub use rule::{Compiled, MAX_SOURCE, Overrides, Rule, compile};
+pub use rule::{Compiled, MAX_SOURCE, Overrides, Rule, compile, compile_with};
 pub use sandbox::Sandbox;
 pub use testing::{Coverage, TestOutcome, Tested, run_tests, test_rule};
 

@@ -10,6 +10,7 @@ use super::conclusion::Conclusion;
 use super::context::Ctx;
 use super::diag::{Diagnostic, Place, Report};
 use super::functions::{Functions, functions};
+use super::library::Libraries;
 use super::lower::{self, NotLowered};
 use super::manifest::{self, At, Manifest, ParamValue, Severity};
 use super::program::{Bin, Numbers, Op, Program, Prop};
@@ -49,6 +50,7 @@ pub struct Rule {
     has_verdict: bool,
     lowered: Vec<(SubjectKind, Option<Program>, Option<Program>)>,
     thresholds: Rc<Vec<Option<f64>>>,
+    pub(crate) libraries: Rc<Libraries>,
 }
 
 /// A file's rule, if it can be loaded, and everything found on the way.
@@ -68,8 +70,20 @@ pub fn compile(
     text: &str,
     overrides: &Overrides,
 ) -> Compiled {
+    compile_with(sandbox, schema, &Rc::default(), file, text, overrides)
+}
+
+/// Checks and loads one rule file that may import `libraries`.
+pub fn compile_with(
+    sandbox: &Sandbox,
+    schema: &Schema,
+    libraries: &Rc<Libraries>,
+    file: &str,
+    text: &str,
+    overrides: &Overrides,
+) -> Compiled {
     let mut report = Report::new(file, text);
-    let rule = compile_into(sandbox, schema, file, text, overrides, &mut report);
+    let rule = compile_into(sandbox, schema, libraries, file, text, overrides, &mut report);
     let rule = rule.filter(|_| !report.errors()).map(Rc::new);
     Compiled { rule, diagnostics: report.finish() }
 }
@@ -77,6 +91,7 @@ pub fn compile(
 fn compile_into(
     sandbox: &Sandbox,
     schema: &Schema,
+    libraries: &Rc<Libraries>,
     file: &str,
     text: &str,
     overrides: &Overrides,
@@ -87,7 +102,10 @@ fn compile_into(
         report.add(Code::Syntax, Place::default(), message);
         return None;
     }
-    let Parsed { ast, lost } = recover::parse(sandbox, text, report)?;
+    let page = page(text);
+    let (expanded, origin) = libraries.expand(text, report);
+    report.expanded(origin);
+    let Parsed { ast, lost } = recover::parse(sandbox, &expanded, report)?;
     let statements: &[Stmt] = ast.as_ref();
     let lit = match lost.iter().any(|l| l == "RULE") {
         true => None,
@@ -95,7 +113,7 @@ fn compile_into(
     };
     // Whatever is wrong with RULE, the functions are checked too, so that all problems are told at once.
     let mut manifest = match &lit {
-        Some(lit) => manifest::read(lit, page(text), schema, report),
+        Some(lit) => manifest::read(lit, page, schema, report),
         None => Manifest::unreadable(),
     };
     apply(&mut manifest, overrides, report);
@@ -140,6 +158,7 @@ fn compile_into(
         has_verdict,
         lowered,
         thresholds: Rc::new(thresholds),
+        libraries: libraries.clone(),
     };
     testing::check(&rule, sandbox, schema, report);
     Some(rule)
@@ -329,7 +348,7 @@ impl Rule {
 
     /// The same rule with other settings, from the same text.
     pub fn again(&self, sandbox: &Sandbox, schema: &Schema, text: &str, overrides: &Overrides) -> Compiled {
-        compile(sandbox, schema, &self.file, text, overrides)
+        compile_with(sandbox, schema, &self.libraries, &self.file, text, overrides)
     }
 
     /// The same rule with another AST, all in the interpreter.
@@ -344,6 +363,7 @@ impl Rule {
             has_verdict: self.has_verdict,
             lowered: self.lowered.iter().map(|(kind, ..)| (*kind, None, None)).collect(),
             thresholds: self.thresholds.clone(),
+            libraries: self.libraries.clone(),
         }
     }
 

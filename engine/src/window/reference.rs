@@ -12,6 +12,9 @@ use super::pace::Pace;
 use super::{After, Calc, Limits, WindowId, WindowSpec, Windows, allowed};
 use gated::Gated;
 
+/// Windows of one calculation each.
+type Readers = Vec<(WindowId, Calc)>;
+
 const SUBJECTS: usize = 4;
 const INTERVAL: u64 = SEC;
 
@@ -344,7 +347,7 @@ fn play(mode: Mode, over: u64, coverage: f64, acts: &[Act]) -> Result<(), TestCa
         .collect();
     let amounts: Vec<Calc> =
         ids.iter().filter(|(_, c, f)| *f == 0 && c.is_amount()).map(|(_, c, _)| *c).collect();
-    let mut gates: Vec<(WindowId, Gated, Vec<(WindowId, Calc)>)> = Vec::new();
+    let mut gates: Vec<(WindowId, Gated, Readers)> = Vec::new();
     for other in others {
         let mut declare = |calc: &Calc| {
             let mut spec = WindowSpec::new("s", &stream.fields[0].name, SubjectKind::Cpu, *calc, over);

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use rhai::{AST, ASTNode, Expr, Stmt, StmtBlock};
 use serde::Serialize;
 
-use super::super::diag::Place;
+use super::super::diag::{Place, Report};
 use super::super::rule::Rule;
 use super::super::sandbox::Sandbox;
 use super::record::{Recorded, Series, Want};
@@ -77,7 +77,11 @@ pub(super) struct Marked {
 impl Marked {
     /// `text` is the rule's; `None` if it cannot be marked.
     pub(super) fn new(rule: &Rc<Rule>, text: &str, sandbox: &Sandbox) -> Option<Marked> {
+        let own = text.lines().count();
+        let (text, _) = rule.libraries.expand(text, &mut Report::new("", text));
+        let text = text.as_ref();
         let mut places = blocks(&rule.ast, text);
+        places.retain(|p| p.line <= own);
         places.sort();
         places.dedup();
         let mut out = String::with_capacity(text.len() + 16 * places.len());

@@ -39,10 +39,12 @@ impl Checker<'_, '_> {
                 .help(natives::usage(Ty::Unit, name));
             return Ty::Any;
         }
-        self.report.add(Code::UnknownFunction, at, format!("there is no function `{name}`"));
-        let mut names: Vec<&str> = natives::function_names().collect();
-        names.extend(self.functions.keys().map(|(n, _)| n.as_str()));
-        self.report.suggest(name, names);
+        // A library's functions are shown as rules write them.
+        let shown = name.replace("__", "::");
+        self.report.add(Code::UnknownFunction, at, format!("there is no function `{shown}`"));
+        let mut names: Vec<String> = natives::function_names().map(str::to_string).collect();
+        names.extend(self.functions.keys().map(|(n, _)| n.replace("__", "::")));
+        self.report.suggest(&shown, names.iter().map(String::as_str));
         Ty::Any
     }
 
