@@ -1,5 +1,5 @@
 //! Cuts a recording down to what a test or a report needs: `trim_recording FROM TO PREFIX STREAM...` keeps the streams
-//! named, and of the rows about control groups those at or below PREFIX, and the root's.
+//! named, and of the rows about control groups the root's and those whose path begins with PREFIX.
 
 use std::collections::HashSet;
 use std::path::Path;
