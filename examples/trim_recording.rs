@@ -1,6 +1,8 @@
 //! Cuts a recording down to what a test or a report needs: `trim_recording FROM TO PREFIX STREAM...` keeps the streams
 //! named, and of the rows about control groups the root's and those whose path begins with PREFIX.
 
+#![expect(clippy::print_stderr, reason = "it says what it has written")]
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::time::Duration;
