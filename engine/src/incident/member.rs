@@ -97,7 +97,7 @@ impl Member {
     }
 
     pub(crate) fn rules_out(&self, cause: &str) -> bool {
-        self.conclusion.ruled_out.iter().any(|r| r.cause == cause)
+        self.conclusion.ruled_out.iter().any(|r| covers(&r.cause, cause))
     }
 
     /// Whether one of both says that it was not what the other concludes.
@@ -176,6 +176,11 @@ impl Member {
     pub(crate) fn related(&self, other: &Member) -> bool {
         self.overlaps(other) && (self.explains(other) || other.explains(self) || self.same_event(other))
     }
+}
+
+/// Whether ruling out `family` rules `cause` out: `memcg.leak` stands for `memcg.leak.page_cache` as well.
+pub(crate) fn covers(family: &str, cause: &str) -> bool {
+    cause.strip_prefix(family).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The subjects a finding happens at: its own and those its conclusion names.

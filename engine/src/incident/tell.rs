@@ -4,7 +4,7 @@ use whystall_event::{Stamp, Subject, format_rfc3339, workload};
 
 use super::Incident;
 use super::chain::Chain;
-use super::member::Member;
+use super::member::{Member, covers};
 use crate::script::{Conclusion, Severity};
 use crate::verdict::{Actor, Explained, Link, RuledOut, SCHEMA, State, Verdict, Workload};
 
@@ -18,7 +18,7 @@ pub(super) fn ruled_out(members: &[Member], chain: &Chain) -> Vec<RuledOut> {
     let mut out: Vec<RuledOut> = Vec::new();
     let shown = || chain.order.iter().take(MAX_SHOWN).map(|i| &members[*i]);
     for r in shown().flat_map(|m| &m.conclusion.ruled_out) {
-        let concluded = shown().any(|m| m.conclusion.cause == r.cause);
+        let concluded = shown().any(|m| covers(&r.cause, &m.conclusion.cause));
         if out.len() < MAX_SHOWN && !concluded && !out.iter().any(|o| o.cause == r.cause) {
             out.push(r.clone());
         }

@@ -175,6 +175,10 @@ fn what_one_rules_out_does_not_explain_the_other() {
     w.fire(&b, "host", ruling_out(concludes("late"), "leak"));
     assert_eq!(w.tick().len(), 2, "the symptom says that it was not the leak");
     let mut w = World::default();
+    w.fire(&a, "host", concludes("leak.cache"));
+    w.fire(&b, "host", ruling_out(concludes("late"), "leak"));
+    assert_eq!(w.tick().len(), 2, "nor any other of that family");
+    let mut w = World::default();
     w.fire(&a, "host", ruling_out(concludes("leak"), "late"));
     w.fire(&b, "host", concludes("late"));
     assert_eq!(w.tick().len(), 2, "the leak is not yet bad enough");

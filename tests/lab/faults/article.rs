@@ -16,7 +16,7 @@ use crate::sys;
 
 /// Jobs that ran before anybody noticed, at most, and how long they may take.
 const CROWD: u64 = 40_000;
-const CROWD_MS: u64 = 30_000;
+const CROWD_MS: u64 = 60_000;
 /// Jobs that go on while statistics are read.
 const MORE: u64 = 500;
 /// How long statistics are read.
