@@ -4,7 +4,7 @@
 # - whystall itself, by faults of the lab: `memory.max`, `memory.high`, and removed cgroups that page cache keeps.
 # `collectors/bpf/try-kernels.sh [PACKAGE]...`, for example linux-image-6.12-cloud-amd64; without one, the newest signed
 # cloud kernels of 6.1 and 6.12. They run side by side, which takes three minutes on two quiet CPUs.
-# KERNELS_LAB=0 leaves the lab out; KERNELS_KEEP=DIR keeps the packages and the consoles' logs there.
+# KERNELS_DEBUG=1 builds unoptimised; KERNELS_LAB=0 leaves the lab out; KERNELS_KEEP=DIR keeps the packages and the consoles' logs there.
 # Wants Debian with qemu-system-x86, busybox-static, cpio, e2fsprogs and util-linux, and network to its package archive.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -38,16 +38,17 @@ for package in "${packages[@]}"; do
   mv "$dir/$package.new" "$dir/$package"
 done
 
-cargo build --release --locked -p whystall-collectors --example latency
-release=${CARGO_TARGET_DIR:-target}/release
-programs=("$release/examples/latency")
+optimised=(--release) built=${CARGO_TARGET_DIR:-target}/release
+[[ -z ${KERNELS_DEBUG:-} ]] || optimised=() built=${CARGO_TARGET_DIR:-target}/debug
+cargo build "${optimised[@]}" --locked -p whystall-collectors --example latency
+programs=("$built/examples/latency")
 faults=()
 if [[ ${KERNELS_LAB:-1} != 0 ]]; then
   faults=(memcg_limit_nested memcg_high zombie_growth)
-  cargo build --release --locked --bin whystall
-  lab=$(cargo test --release --locked --test lab --no-run 2>&1 | sed -n 's/.*Executable .*(\(.*\))$/\1/p')
+  cargo build "${optimised[@]}" --locked --bin whystall
+  lab=$(cargo test "${optimised[@]}" --locked --test lab --no-run 2>&1 | sed -n 's/.*Executable .*(\(.*\))$/\1/p')
   [[ -x $lab ]] || { echo "the lab was not built" >&2; exit 1; }
-  programs+=("$release/whystall")
+  programs+=("$built/whystall")
 fi
 
 root=$dir/root
