@@ -4,7 +4,7 @@
 # - whystall itself: its verdicts about a burst at `memory.max`, one at `memory.high`, and removed cgroups that page cache
 #   keeps. Emulated CPUs are slow, so it is waited for what must be told, and nothing is said about how soon.
 # `collectors/bpf/try-kernels.sh [PACKAGE]...`, for example linux-image-6.12-cloud-amd64; without one, the newest signed
-# cloud kernels of 6.1 and 6.12. They run side by side, which takes three minutes on two quiet CPUs.
+# cloud kernels of 6.1 and 6.12, side by side. One took two minutes, with unoptimised programs beside builds.
 # KERNELS_KEEP=DIR keeps the packages and the consoles' logs there.
 # Wants Debian with qemu-system-x86, busybox-static, cpio, e2fsprogs and util-linux, and network to its package archive.
 set -euo pipefail
