@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::program::{Ran, Running, run};
 
@@ -79,4 +80,62 @@ fn works_without_privileges() {
     let report = nobody(&["doctor", "--output", "json"]).json();
     assert_eq!(report["host"]["root"], false);
     assert_eq!(report["collectors"][0]["state"], "ok");
+}
+
+/// Whether the kernel knows a BPF object: bpf(2) with BPF_PROG_GET_FD_BY_ID (13) or BPF_MAP_GET_FD_BY_ID (14).
+fn bpf_exists(command: libc::c_long, id: u32) -> bool {
+    let attr = [id, 0, 0, 0];
+    // SAFETY: `attr` is longer than what these two commands read, and zero beyond the id.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_ptr(), size_of_val(&attr)) };
+    if fd >= 0 {
+        // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+        unsafe { libc::close(i32::try_from(fd).unwrap()) };
+    }
+    fd >= 0
+}
+
+/// The BPF programs and maps that a process holds, as command and id.
+fn bpf_objects(pid: u32) -> Vec<(libc::c_long, u32)> {
+    let infos = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    let texts = infos.filter_map(|e| std::fs::read_to_string(e.path()).ok());
+    let mut found: Vec<_> = texts
+        .flat_map(|text| {
+            let of = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)?.trim().parse().ok());
+            [(13, of("prog_id:")), (14, of("map_id:"))]
+        })
+        .filter_map(|(command, id)| Some((command, id?)))
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+#[test]
+fn nothing_of_ours_stays_in_the_kernel_after_a_kill() {
+    let mut running = Running::start(&["run", "--output", "json", "--no-builtin-rules"]);
+    running.wait_for("watching");
+    let pid = running.child.id();
+    let until = Instant::now() + Duration::from_secs(20);
+    let objects = loop {
+        // The probes load in a thread of their own: all are there once two looks agree.
+        let first = bpf_objects(pid);
+        std::thread::sleep(Duration::from_millis(500));
+        if first.iter().any(|o| o.0 == 13) && bpf_objects(pid) == first {
+            break first;
+        }
+        if Instant::now() > until {
+            eprintln!("skipped: no BPF programs here (doctor says why)");
+            return;
+        }
+    };
+    assert!(objects.iter().any(|o| o.0 == 14), "{objects:?}");
+    assert!(objects.iter().all(|(command, id)| bpf_exists(*command, *id)), "{objects:?}");
+    running.signal(libc::SIGKILL);
+    running.end();
+    // The kernel frees them a little later.
+    let until = Instant::now() + Duration::from_secs(30);
+    while objects.iter().any(|(command, id)| bpf_exists(*command, *id)) {
+        assert!(Instant::now() < until, "some of {objects:?} stay");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }

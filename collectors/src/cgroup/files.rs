@@ -8,6 +8,24 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+/// A file that a collector reads in every directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FileSpec {
+    pub(crate) name: &'static CStr,
+    /// Whether it may stay open between passes.
+    pub(crate) keep: bool,
+}
+
+/// A file to be kept open.
+pub(crate) const fn hot(name: &'static CStr) -> FileSpec {
+    FileSpec { name, keep: true }
+}
+
+/// A file that is read rarely and not kept open.
+pub(crate) const fn rare(name: &'static CStr) -> FileSpec {
+    FileSpec { name, keep: false }
+}
+
 /// The most that is read from one file; `memory.stat` has 2 KiB, `memory.numa_stat` grows with the nodes.
 const MOST: usize = 1 << 20;
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use whystall_event::text;
 
 use super::files::{self, Kept};
+pub(crate) use super::files::{FileSpec, hot, rare};
 use super::mounts::Hierarchy;
 
 /// Directories deeper than this, or with longer paths, are left out and counted.
@@ -27,24 +28,6 @@ const MAX_PATH: usize = 3072;
 const LOOK_AGAIN: u8 = 30;
 /// A directory without children is left to rest only after this many passes: new ones get children soon or never.
 const SETTLED: u8 = 10;
-
-/// A file that a collector reads in every directory.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FileSpec {
-    pub(crate) name: &'static CStr,
-    /// Whether it may stay open between passes.
-    pub(crate) keep: bool,
-}
-
-/// A file to be kept open.
-pub(crate) const fn hot(name: &'static CStr) -> FileSpec {
-    FileSpec { name, keep: true }
-}
-
-/// A file that is read rarely and not kept open.
-pub(crate) const fn rare(name: &'static CStr) -> FileSpec {
-    FileSpec { name, keep: false }
-}
 
 /// What may be held.
 #[derive(Debug, Clone, Copy)]

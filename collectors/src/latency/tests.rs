@@ -15,6 +15,8 @@ use crate::cgroup::testing::Group;
 use crate::runner::clock;
 use crate::{Built, Roots, Settings, Sink, Stop};
 
+mod flood;
+
 /// One at a time: the faults take CPUs away from one another.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -264,11 +266,15 @@ fn reclaim_at_a_limit_is_counted_exactly() {
     });
 }
 
+fn limit(group: &Group, memory: &str) {
+    let v1 = group.dir.join("memory.limit_in_bytes");
+    let file = if v1.exists() { v1 } else { group.dir.join("memory.max") };
+    std::fs::write(&file, memory).unwrap();
+}
+
 /// Writes more page cache in the group than its limit allows; how often the kernel says that the limit was hit.
 fn fail_charges(group: &Group) -> u64 {
-    let v1 = group.dir.join("memory.limit_in_bytes");
-    let limit = if v1.exists() { v1 } else { group.dir.join("memory.max") };
-    std::fs::write(&limit, "16M").unwrap();
+    limit(group, "16M");
     let failures = || -> u64 {
         let v1 = std::fs::read_to_string(group.dir.join("memory.failcnt")).ok();
         let v2 = std::fs::read_to_string(group.dir.join("memory.events")).ok();
