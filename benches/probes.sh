@@ -33,6 +33,7 @@ if (($# > 0)); then loads=("$@"); else loads=(pipe messaging udp); fi
 [[ -x $program ]] || { echo "no program $program: cargo build --release" >&2; exit 2; }
 ((EUID == 0)) || { echo "only root can load the probes" >&2; exit 2; }
 
+last=$(($(nproc) - 1))
 work=$(mktemp -d)
 pid=
 stop() {
@@ -61,7 +62,8 @@ cpu() {
 
 one() {
   case $1 in
-    pipe) cpu perf bench sched pipe -l 300000 ;;
+    # On one CPU: each operation is two switches there, and no neighbour moves them about.
+    pipe) cpu taskset -c "$last" perf bench sched pipe -l 200000 ;;
     messaging) perf bench -f simple sched messaging -l 400 2>/dev/null ;;
   esac
 }
