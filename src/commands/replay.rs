@@ -153,7 +153,7 @@ pub(super) fn feed(
                         say(&format!("rule {}: {}", p.rule, p.what));
                     }
                     for v in verdicts {
-                        each(i, v)?;
+                        each(i, v, t.at.wall_ns)?;
                     }
                 }
             }

@@ -25,11 +25,8 @@ use whystall_event::SEC;
 pub use delivery::{Delivery, StoreConfig};
 pub use error::{ConfigError, Position, Problem, Source};
 pub use glob::Glob;
-pub use notify::Route;
-pub use receiver::{
-    Alertmanager, Email, Http, OWN_LABELS, Proxy, Receiver, ReceiverKind, SecretFile, Smtp, Template, Tls,
-    Via, Webhook,
-};
+pub use notify::{OWN_LABELS, Receiver, ReceiverKind, Route};
+pub use peer::{Alertmanager, Email, Http, Proxy, SecretFile, Smtp, Template, Tls, Via, Webhook};
 
 /// Where the config is looked for when no other is named.
 pub const DEFAULT_PATH: &str = "/etc/whystall/whystall.toml";

@@ -95,6 +95,9 @@ pub(super) fn verdict(host: &str) -> Notification {
             threshold: Some(100.0),
             window_name: "stall".into(),
         }],
+        findings: 2,
+        merged_into: None,
+        explained: Vec::new(),
         ruled_out: vec![RuledOut {
             cause: "node.low_memory".into(),
             because: "allocstall did not move".into(),
