@@ -10,7 +10,7 @@
 #
 # pipe       perf bench sched pipe: two tasks that wake each other; CPU time of both, as the kernel accounts it
 # messaging  perf bench sched messaging: 400 tasks that send to one another; wall time
-# udp        packets a second over loopback, one softirq a packet, for 8 s: at first, and once the probes stepped down
+# udp        CPU time a packet over loopback, one softirq a packet, for 8 s: at first, and once the probes stepped down
 #
 # For each load the median of the pairs' ratios and their quartiles; for udp each second's. Needs bash 5, awk, and perf
 # (Debian: linux-perf) for the first two.
@@ -33,6 +33,7 @@ if (($# > 0)); then loads=("$@"); else loads=(pipe messaging udp); fi
 [[ -x $program ]] || { echo "no program $program: cargo build --release" >&2; exit 2; }
 ((EUID == 0)) || { echo "only root can load the probes" >&2; exit 2; }
 
+last=$(($(nproc) - 1))
 work=$(mktemp -d)
 pid=
 stop() {
@@ -61,7 +62,8 @@ cpu() {
 
 one() {
   case $1 in
-    pipe) cpu perf bench sched pipe -l 300000 ;;
+    # On one CPU: each operation is two switches there, and no neighbour moves them about.
+    pipe) cpu taskset -c "$last" perf bench sched pipe -l 200000 ;;
     messaging) perf bench -f simple sched messaging -l 400 2>/dev/null ;;
   esac
 }
@@ -91,16 +93,16 @@ for load in "${loads[@]}"; do
         [[ $udp == /* ]] || udp=$here/$udp
       fi
       for ((i = 0; i < pairs; i++)); do
-        "$udp" 8 > "$work/without"
+        taskset -c "$last" "$udp" 8 > "$work/without"
         start
-        "$udp" 8 > "$work/with"
+        taskset -c "$last" "$udp" 8 > "$work/with"
         stop
         paste "$work/without" "$work/with" | awk '{print NR, $2 / $1, $1}'
       done > "$work/udp"
       for second in 1 2 3 4 5 6 7 8; do
         awk -v s="$second" '$1 == s {print $2}' "$work/udp" | summary | sed "s/^/udp, second $second: /"
       done
-      awk '{sum += $3} END {printf "udp: %.0f packets/s without\n", sum / NR}' "$work/udp"
+      awk '{sum += $3} END {printf "udp: %.0f ns of CPU time a packet without\n", sum / NR}' "$work/udp"
       ;;
     *) echo "no load $load" >&2; exit 2 ;;
   esac

@@ -31,7 +31,7 @@ pub(crate) struct Data {
 }
 
 /// Events kept a stream.
-const KEEP: usize = 64;
+const KEEP: usize = 256;
 /// Streams for which events are kept.
 const STREAMS: usize = 256;
 
@@ -62,6 +62,12 @@ pub(crate) enum RecentValue<'a> {
 }
 
 impl RecentEvent {
+    /// A number by its field's name, in the shown unit.
+    pub(crate) fn number(&self, field: &str) -> Option<f64> {
+        let i = self.stream.field_index(field)?;
+        Some(self.numbers.get(i).copied().flatten()? / self.stream.fields[i].unit.scale())
+    }
+
     /// Every field; an absent text is the empty text, so that scripts can read it without a check.
     pub(crate) fn values(&self) -> impl Iterator<Item = (&str, RecentValue<'_>)> {
         self.stream.fields.iter().enumerate().map(|(i, f)| {

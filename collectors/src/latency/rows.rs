@@ -23,8 +23,8 @@ use crate::bpf::wire::{self, Head, Irq, Life, Runq, Stack};
 const NAMED: usize = 5;
 /// After failing to find names for addresses, the symbols are read again at most this often: modules come and go.
 const SYMBOLS_AGAIN: u64 = 60 * SEC;
-/// The same after finding a BPF program where the kernel was held.
-const PROGRAMS_AGAIN: u64 = 10 * SEC;
+/// The same at first after finding a BPF program where the kernel was held; twice as long each time.
+const PROGRAMS_AGAIN: u64 = SEC;
 
 /// A task that held a CPU.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,7 @@ pub(super) struct Rows {
     holds: HashMap<u32, Hold>,
     symbols: Option<Symbols>,
     symbols_read: u64,
+    programs_again: u64,
     kallsyms: PathBuf,
 }
 
@@ -69,6 +70,7 @@ impl Rows {
             holds: HashMap::new(),
             symbols: None,
             symbols_read: 0,
+            programs_again: PROGRAMS_AGAIN,
             kallsyms: roots.proc("kallsyms"),
         }
     }
@@ -188,7 +190,8 @@ impl Rows {
         let behind = if throttled {
             "quota"
         } else if rt_share >= 0.5 {
-            "rt"
+            // Real-time tasks that take turns among themselves (SCHED_RR) are as they were asked to be.
+            if is_rt(h.policy) { "peers" } else { "rt" }
         } else if self.held_in_kernel(h.cpu, begin, h.boot_ns) {
             "kernel"
         } else {
@@ -394,8 +397,9 @@ impl Rows {
         let described = self.named(frames, taken);
         // A program that was loaded after the symbols were read has the name of another one.
         if described.stack.contains("bpf_prog_")
-            && e.head.boot_ns.saturating_sub(self.symbols_read) > PROGRAMS_AGAIN
+            && e.head.boot_ns.saturating_sub(self.symbols_read) > self.programs_again
         {
+            self.programs_again = (2 * self.programs_again).min(SYMBOLS_AGAIN);
             self.read_symbols(e.head.boot_ns);
             return self.named(frames, taken);
         }

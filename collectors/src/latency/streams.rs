@@ -103,7 +103,7 @@ stream! {
     CULPRITS = Field::text("culprits", "the tasks that ran, with pid and share of the delay, heaviest first");
     RT_SHARE = Field::gauge("rt_share", Unit::Ratio, "the part of the delay in which FIFO, RR or DEADLINE tasks ran, together");
     BEHIND = Field::text("behind",
-        "what it waited for: quota (used up), rt (real-time tasks ran half of the delay), kernel (a task that did not leave \
+        "what it waited for: quota (used up), rt (real-time tasks ran half of the delay), peers (the same, of a real-time task), kernel (a task that did not leave \
          the kernel, see nosched.kind), others");
     QUOTA = Field::gauge("quota", Unit::None, "1 if the waiting task's cgroup or an ancestor has a CPU quota");
     THROTTLED = Field::gauge("throttled", Unit::None,

@@ -7,11 +7,13 @@ use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
 use whystall_event::{Subject, SubjectKind, workload};
 
 use super::manifest::{At, Manifest};
-use crate::data::{Data, RecentValue};
+use crate::data::{Data, RecentEvent, RecentValue};
 use crate::window::WindowId;
 
 /// Most items that `top` and `events` give.
 const MAX_ITEMS: usize = 32;
+/// How old an event may be to be among the heaviest.
+const RECENT_NS: u64 = 15_000_000_000;
 /// Bytes of all their texts, below what the sandbox lets a value have: otherwise whoever makes a control group with a
 /// path of 4096 bytes could break the verdict about it.
 const MAX_TEXTS: usize = 24 << 10;
@@ -45,6 +47,9 @@ pub(crate) fn register(e: &mut Engine) {
     e.register_fn("attr", |c: &mut Ctx, field: ImmutableString| c.attr(&field));
     e.register_fn("top", |c: &mut Ctx, what: ImmutableString, n: i64| c.top(&what, n));
     e.register_fn("events", |c: &mut Ctx, stream: ImmutableString, n: i64| c.events(&stream, n));
+    e.register_fn("events", |c: &mut Ctx, stream: ImmutableString, n: i64, by: ImmutableString| {
+        c.heaviest(&stream, n, &by)
+    });
 }
 
 impl Ctx {
@@ -130,31 +135,44 @@ impl Ctx {
         })))
     }
 
-    /// The newest events of a stream about this subject (for the host: about anything; for a cgroup: also about those
-    /// below it), newest first.
+    /// The newest events of a stream about this subject (for the host: about anything), newest first.
     fn events(&self, stream: &str, n: i64) -> Array {
         let n = usize::try_from(n).unwrap_or(0).min(MAX_ITEMS);
         let data = self.data.borrow();
-        let found = data
-            .recent
-            .newest(stream)
-            .filter(|e| {
-                self.subject == Subject::Host || e.subject == self.subject || self.is_above(&e.subject)
-            })
-            .take(n);
-        fitting(found.map(|e| {
-            let mut m = describe(&e.subject);
-            m.insert("age_ms".into(), (self.now_ns.saturating_sub(e.boot_ns) as f64 / 1e6).into());
-            for (name, value) in e.values() {
-                let v = match value {
-                    RecentValue::Text(t) => t.to_string().into(),
-                    RecentValue::Number(x) => x.into(),
-                    RecentValue::Absent => Dynamic::UNIT,
-                };
-                m.insert(name.into(), v);
-            }
-            m
-        }))
+        fitting(self.own(&data, stream).take(n).map(|e| self.item(e)))
+    }
+
+    /// Of the events of the last [`RECENT_NS`] those with the greatest number `by`: under a flood of small ones the worst
+    /// must not be the first to be forgotten.
+    fn heaviest(&self, stream: &str, n: i64, by: &str) -> Array {
+        let n = usize::try_from(n).unwrap_or(0).min(MAX_ITEMS);
+        let data = self.data.borrow();
+        let young = |e: &&RecentEvent| self.now_ns.saturating_sub(e.boot_ns) <= RECENT_NS;
+        let mut found: Vec<(f64, &RecentEvent)> =
+            self.own(&data, stream).filter(young).filter_map(|e| Some((e.number(by)?, e))).collect();
+        // A stable sort: of equals the newest comes first.
+        found.sort_by(|a, b| b.0.total_cmp(&a.0));
+        fitting(found.into_iter().take(n).map(|(_, e)| self.item(e)))
+    }
+
+    fn own<'a>(&'a self, data: &'a Data, stream: &str) -> impl Iterator<Item = &'a RecentEvent> {
+        data.recent.newest(stream).filter(|e| {
+            self.subject == Subject::Host || e.subject == self.subject || self.is_above(&e.subject)
+        })
+    }
+
+    fn item(&self, e: &RecentEvent) -> Map {
+        let mut m = describe(&e.subject);
+        m.insert("age_ms".into(), (self.now_ns.saturating_sub(e.boot_ns) as f64 / 1e6).into());
+        for (name, value) in e.values() {
+            let v = match value {
+                RecentValue::Text(t) => t.to_string().into(),
+                RecentValue::Number(x) => x.into(),
+                RecentValue::Absent => Dynamic::UNIT,
+            };
+            m.insert(name.into(), v);
+        }
+        m
     }
 }
 

@@ -138,6 +138,7 @@ const VERDICT: &[Sig] = &[
 const CTX: &[Sig] = &[
     Sig("top", &[Arg::Text, Arg::Num], Ty::List),
     Sig("events", &[Arg::Text, Arg::Num], Ty::List),
+    Sig("events", &[Arg::Text, Arg::Num, Arg::Text], Ty::List),
     Sig("attr", &[Arg::Text], Ty::Text),
     Sig("cgroup_file", &[Arg::Text], Ty::Text),
 ];
