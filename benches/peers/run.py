@@ -28,6 +28,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent.parent
+BIN = Path(os.environ.get("CARGO_TARGET_DIR", REPO / "target")) / os.environ.get("PROFILE", "release")
 START = 1_700_006_400  # a multiple of two hours, so that Prometheus makes one block
 PACKAGES = "prometheus pcp pcp-conf libpcp3 libpcp-archive1 libpcp-import1 libpcp-pmda3 libpcp-gui2 libpcp-web1 python3-pcp"
 PORT = 29_090
@@ -116,7 +117,7 @@ def make_data(scratch, root, python, cgroups, seconds):
             for i in range(cgroups):
                 f.write(f'{{"t":{START + t},"stream":"load","subject":"cgroup:{name(i)}","work":{totals[i][t]}}}\n')
     with open(data / "events.jsonl", "rb") as f:
-        subprocess.run([REPO / "target/release/examples/pack", data / "events.ws"], stdin=f, check=True)
+        subprocess.run([BIN / "examples/pack", data / "events.ws"], stdin=f, check=True)
     print("making: the Prometheus block", flush=True)
     with open(data / "om.txt", "w", encoding="ascii") as f:
         f.write("# TYPE load counter\n")
@@ -164,7 +165,7 @@ def whystall(data, scratch, n, form):
                 '  fire: #{ hold: "0s" }, clear: #{ hold: "0s" } };\n'
                 "fn enter(w, p) { w.work.value > p.line }\n"
             )
-    program = REPO / "target/release/whystall"
+    program = BIN / "whystall"
     command = [program, "replay", data / form, "--rules", rules, "--no-builtin-rules", "--output", "json"]
     cpu, out = cpu_of(command, stderr=subprocess.DEVNULL)
     return cpu, out
@@ -241,8 +242,9 @@ class Prometheus:
         raise RuntimeError("Prometheus does not get ready: see prometheus.log")
 
     def cpu(self):
-        fields = Path(f"/proc/{self.server.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        # Nanoseconds; Go keeps its threads.
+        tasks = Path(f"/proc/{self.server.pid}/task").glob("*/schedstat")
+        return sum(int(t.read_text().split()[0]) for t in tasks) / 1e9
 
     def query(self, n, seconds):
         before, answers = self.cpu(), []
@@ -276,7 +278,7 @@ TABLE = {
     ),
     "polars": (
         "import sys,polars as pl\n"
-        "d=pl.read_ipc(sys.argv[1],memory_map=True)\n"
+        "d=pl.read_ipc(sys.argv[1])\n"
         "lines=[float(x) for x in sys.argv[2:]]\n"
         "r=d.select(pl.all().diff(60)/60.0).with_row_index('t').filter((pl.col('t')>=60)&(pl.col('t')%60==0))\n"
         "r=r.unpivot(index='t',variable_name='c',value_name='v')\n"
