@@ -217,8 +217,8 @@ def fired_by_pmie(out, n):
         if not m:
             continue
         minute = calendar.timegm(time.strptime(m[1], "%b %d %H:%M:%S %Y")) - START
-        for rule, cgroup in re.findall(r"r(\d+) (/\S+)", m[2]):
-            fired[int(rule)].add((cgroup, minute))
+        rule, *cgroups = m[2].split()
+        fired[int(rule.removeprefix("r"))].update((cgroup, minute) for cgroup in cgroups)
     return fired
 
 
