@@ -20,14 +20,14 @@ struct Scene {
     child: Option<Child>,
     lines: Option<Receiver<String>>,
     seen: Vec<String>,
-    /// Lines up to here have been waited for.
-    at: usize,
+    /// Lines up to here have been waited for: messages, and verdicts. Which of both comes first is not certain.
+    at: [usize; 2],
 }
 
 impl Scene {
     fn new() -> Scene {
         let dir = tempfile::tempdir().unwrap();
-        let s = Scene { dir, child: None, lines: None, seen: Vec::new(), at: 0 };
+        let s = Scene { dir, child: None, lines: None, seen: Vec::new(), at: [0; 2] };
         s.level(50);
         s.config("");
         s
@@ -92,14 +92,17 @@ impl Scene {
         self.says("watching");
     }
 
-    /// Waits for a line for which `found` holds, after the last one that was waited for.
+    /// Waits for a verdict or a message for which `found` holds, after the last one that was waited for.
     #[track_caller]
-    fn wait<T>(&mut self, what: &str, found: impl Fn(&str) -> Option<T>) -> T {
+    fn wait<T>(&mut self, verdict: bool, what: &str, found: impl Fn(&str) -> Option<T>) -> T {
+        let which = usize::from(verdict);
         let until = Instant::now() + PATIENCE;
         loop {
-            while let Some(line) = self.seen.get(self.at) {
-                self.at += 1;
-                if let Some(t) = found(line) {
+            while let Some(line) = self.seen.get(self.at[which]) {
+                self.at[which] += 1;
+                if line.starts_with('{') == verdict
+                    && let Some(t) = found(line)
+                {
                     return t;
                 }
             }
@@ -113,13 +116,13 @@ impl Scene {
 
     #[track_caller]
     fn says(&mut self, text: &str) -> String {
-        self.wait(text, |l| l.contains(text).then(|| l.to_string()))
+        self.wait(false, text, |l| l.contains(text).then(|| l.to_string()))
     }
 
     /// Waits for a verdict of this rule in this state.
     #[track_caller]
     fn verdict(&mut self, rule: &str, state: &str) -> Value {
-        self.wait(&format!("{rule} {state}"), |l| {
+        self.wait(true, &format!("{rule} {state}"), |l| {
             let v: Value = serde_json::from_str(l).ok()?;
             (v["rule"] == rule && v["state"] == state).then_some(v)
         })
@@ -353,7 +356,7 @@ fn three_hundred_rules_at_once() {
     s.says("(1 changed, 0 new, 0 gone)");
     std::fs::remove_dir_all(s.path("rules")).unwrap();
     s.says("(0 changed, 0 new, 300 gone)");
-    s.wait("the end of the incident", |l| {
+    s.wait(true, "the end of the incident", |l| {
         let v: Value = serde_json::from_str(l).ok()?;
         (v["state"] == "withdrawn").then_some(())
     });
