@@ -3,6 +3,7 @@
 #pragma once
 
 typedef unsigned char __u8;
+typedef unsigned short __u16;
 typedef unsigned int __u32;
 typedef unsigned long long __u64;
 typedef int __s32;
@@ -22,6 +23,8 @@ typedef _Bool bool;
 /* Reads a field through a pointer that the verifier does not know to be valid; 0 on success. */
 #define READ(dst, src) \
 	bpf_probe_read_kernel(&(dst), sizeof(dst), (const void *)__builtin_preserve_access_index(&(src)))
+/* Whether the running kernel's structure has the field. */
+#define HAS(field) __builtin_preserve_field_info(field, 2)
 /* The running kernel's value of an enumerator. */
 #define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(typeof(type) *)value, 1)
 

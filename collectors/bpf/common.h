@@ -10,6 +10,7 @@ volatile const __u64 softirq_threshold_ns = 10000000;
 volatile const __u64 irq_threshold_ns = 5000000;
 volatile const __u64 irqoff_threshold_ns = 10000000;
 volatile const __u64 reclaim_threshold_ns = 50000;
+volatile const __u64 lock_threshold_ns = 10000000;
 volatile const __u64 runq_floor_ns = 16000;	/* shorter waits are not even counted */
 volatile const __u64 long_run_ns = 1000000;	/* runs that are remembered as possible culprits */
 volatile const __u32 cpu_cgroup_v1 = 0;		/* the cpu controller is in a v1 hierarchy */
@@ -179,6 +180,7 @@ INLINE void fill_head(struct ws_head *h, __u32 kind, __u64 dur_ns, __u64 aux, st
 	h->pid = t->pid;
 	h->tgid = t->tgid;
 	h->prio = t->prio;
+	h->flags = t->flags & PF_KTHREAD ? WS_KTHREAD : 0;
 	h->policy = t->policy;
 	bpf_probe_read_kernel(h->comm, sizeof(h->comm), (void *)__builtin_preserve_access_index(&t->comm));
 }

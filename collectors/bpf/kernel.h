@@ -49,6 +49,11 @@ struct css_set {
 	struct cgroup_subsys_state *subsys[4];
 } KERNEL;
 
+struct task_io_accounting {
+	__u64 syscr;	/* calls of read, with CONFIG_TASK_XACCT */
+	__u64 syscw;
+} KERNEL;
+
 struct cfs_bandwidth {
 	__u64 quota;	/* ~0 is none */
 	int nr_throttled;
@@ -68,6 +73,10 @@ struct task_struct {
 	__u32 policy;
 	int pid;
 	int tgid;
+	int nr_cpus_allowed;
+	__u64 utime;
+	unsigned long min_flt;
+	struct task_io_accounting ioac;
 	char comm[16];
 	struct sched_info sched_info;
 	struct sched_entity se;

@@ -42,6 +42,7 @@ NOINLINE int send_runq(struct task_struct *t, __u64 delay, __u64 clock)
 	struct task_group *group = t->sched_task_group;
 	struct ws_cpu *cpu = this_cpu();
 	struct ws_runq *e;
+	__u32 found = 0;
 
 	if (!cpu)
 		return 0;
@@ -50,16 +51,18 @@ NOINLINE int send_runq(struct task_struct *t, __u64 delay, __u64 clock)
 		return 0;
 	fill_head(&e->head, WS_RUNQ, delay, 0, t);
 	e->clock = clock;
-	e->quota_cgroup = 0;
-	e->throttled = 0;
+	e->allowed = t->nr_cpus_allowed;
+	bpf_probe_read_kernel(e->quotas, sizeof(e->quotas), 0); /* fails, and so fills with zeroes */
 #pragma clang loop unroll(disable)
-	for (int depth = 0; depth < 8 && group; depth++) {
+	for (int depth = 0; depth < 16 && group; depth++) {
 		if (group->cfs_bandwidth.quota != ~0ULL) {
+			struct ws_quota *q = &e->quotas[found & (WS_QUOTAS - 1)];
 			struct cgroup *c = group->css.cgroup;
 
-			e->quota_cgroup = c ? c->kn->id : 0;
-			e->throttled = group->cfs_bandwidth.nr_throttled;
-			break;
+			q->cgroup = c ? c->kn->id : 0;
+			q->throttled = group->cfs_bandwidth.nr_throttled;
+			if (++found == WS_QUOTAS)
+				break;
 		}
 		group = group->parent;
 	}
@@ -87,8 +90,10 @@ NOINLINE int end_long_run(struct task_struct *t, __u64 start, __u64 end)
 	run->policy = t->policy;
 	bpf_probe_read_kernel(run->comm, sizeof(run->comm), (void *)__builtin_preserve_access_index(&t->comm));
 	cpu->run_pos = (i + 1) & (WS_RUNS - 1);
-	if (cpu->nosched_arrival == start)
-		send_nosched_end(t, end - start);
+	if (cpu->told_since >= start) {
+		send_nosched_end(t, end - cpu->told_since);
+		cpu->told_since = 0;
+	}
 	return 0;
 }
 
@@ -139,17 +144,65 @@ int sched_switch(__u64 *ctx)
 	return 0;
 }
 
-/* Called from a hard timer: is the interrupted task on the CPU for long while others wait? Told once a run. */
+INLINE bool is_rt(struct task_struct *t)
+{
+	return t->policy == 1 || t->policy == 2 || t->policy == 6; /* FIFO, RR, DEADLINE */
+}
+
+/* Moves when a task comes back from a piece of kernel work: a tick in user mode, a page fault, a read or write. */
+INLINE __u64 progress_of(struct task_struct *t)
+{
+	__u64 done = t->utime + t->min_flt;
+
+	if (HAS(t->ioac.syscr))
+		done += t->ioac.syscr + t->ioac.syscw;
+	return done;
+}
+
+/* A jump of the clock is no hold: the timer must have looked at it this often. */
+#define HOLD_CHECKS 3
+
+/* Called from a hard timer: does the interrupted task hold the CPU for long while others wait? A real-time task does so
+ * from when it was put on the CPU. Any other only while it shows no progress in one piece of kernel work: in user mode
+ * the scheduler takes the CPU away when it wants, and a heavier task may get it again and again without a switch.
+ * Told at the threshold, at four times of it, and then whenever it has doubled, but at least every other second. */
 INLINE void check_nosched(void *ctx, struct ws_cpu *cpu)
 {
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct rq *rq = t->se.cfs_rq->rq;
-	__u64 arrival = t->sched_info.last_arrival;
-	__s64 run = rq->clock - arrival;
+	__u64 arrival = t->sched_info.last_arrival, clock = rq->clock, progress, since, more;
 	__u32 runnable = rq->nr_running;
+	__s64 held;
 
-	if (!t->pid || runnable < 2 || run < (__s64)nosched_threshold_ns || cpu->nosched_arrival == arrival)
+	if (!t->pid)
 		return;
-	cpu->nosched_arrival = arrival;
-	send_stack(ctx, WS_NOSCHED, run, runnable, run >= 4 * (__s64)nosched_threshold_ns);
+	progress = progress_of(t);
+	if (cpu->hold_arrival != arrival) {
+		cpu->hold_arrival = arrival;
+		cpu->hold_since = arrival;
+		cpu->hold_progress = progress;
+		cpu->hold_checks = 0;
+	} else if (cpu->hold_progress != progress) {
+		if (cpu->told_since && cpu->told_since == cpu->hold_since && !is_rt(t)) {
+			send_nosched_end(t, cpu->hold_checked - cpu->told_since);
+			cpu->told_since = 0;
+		}
+		cpu->hold_since = cpu->hold_checked;
+		cpu->hold_progress = progress;
+		cpu->hold_checks = 0;
+	}
+	cpu->hold_checked = clock;
+	cpu->hold_checks++;
+	since = is_rt(t) ? arrival : cpu->hold_since;
+	held = clock - since;
+	if (runnable < 2 || held < (__s64)nosched_threshold_ns)
+		return;
+	if (cpu->hold_checks < HOLD_CHECKS && !is_rt(t))
+		return;
+	if (cpu->told_since == since && held < (__s64)cpu->told_next)
+		return;
+	more = held < 2000000000LL ? held : 2000000000LL;
+	cpu->told_next = cpu->told_since == since ? held + more : 4 * nosched_threshold_ns;
+	cpu->told_since = since;
+	send_stack(ctx, WS_NOSCHED, held, runnable, held >= 4 * (__s64)nosched_threshold_ns);
 }

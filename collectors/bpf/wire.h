@@ -5,7 +5,7 @@
 /* What an event is about; also the index of its rate limit. */
 enum ws_kind {
 	WS_RUNQ = 1,		/* struct ws_runq: a task waited long for its CPU */
-	WS_NOSCHED = 2,		/* struct ws_stack: a task holds its CPU while others wait; aux = runnable tasks */
+	WS_NOSCHED = 2,		/* struct ws_stack: a task holds its CPU while others wait; aux = runnable tasks; again as it goes on */
 	WS_NOSCHED_END = 3,	/* struct ws_head: ... and gave it back */
 	WS_SOFTIRQ_DELAY = 4,	/* struct ws_stack: raised to begun; aux = vector */
 	WS_SOFTIRQ_RUN = 5,	/* struct ws_stack: begun to ended; aux = vector */
@@ -19,7 +19,8 @@ enum ws_kind {
 	WS_CGROUP_MKDIR = 13,	/* struct ws_life */
 	WS_CGROUP_RMDIR = 14,	/* struct ws_life */
 	WS_CGROUP_RELEASE = 15,	/* struct ws_life */
-	WS_KINDS = 16,
+	WS_LOCK = 16,		/* struct ws_stack: waited for a kernel lock; aux = the tracepoint's flags */
+	WS_KINDS = 32,
 };
 
 #define WS_COMM 16	/* TASK_COMM_LEN */
@@ -28,6 +29,10 @@ enum ws_kind {
 #define WS_PATH 384	/* bytes of a cgroup path, NUL included */
 #define WS_SLOTS 28	/* slots of a histogram: 0 is below 1 us, i is [2^(i-1), 2^i) us, the last is open */
 #define WS_VECTORS 10	/* softirq vectors */
+#define WS_QUOTAS 4	/* cgroups with a quota above a task that are told */
+
+/* ws_head.flags */
+#define WS_KTHREAD 1	/* a kernel thread */
 
 /* Every event begins with this. The task is the current one; for WS_RUNQ the one that waited. */
 struct ws_head {
@@ -40,7 +45,8 @@ struct ws_head {
 	__u64 mem_cgroup;	/* 0 where the kind does not look at it */
 	__u32 pid;		/* thread */
 	__u32 tgid;		/* process */
-	__u32 prio;		/* the kernel's: below 100 is real time */
+	__u16 prio;		/* the kernel's: below 100 is real time */
+	__u16 flags;
 	__u32 policy;		/* SCHED_* */
 	char comm[WS_COMM];
 };
@@ -66,11 +72,17 @@ struct ws_run {
 	char comm[WS_COMM];
 };
 
+/* A cgroup with a CPU quota. */
+struct ws_quota {
+	__u64 cgroup;		/* 0 if there are no more */
+	__u64 throttled;	/* its nr_throttled */
+};
+
 struct ws_runq {
 	struct ws_head head;
 	__u64 clock;		/* the run queue's clock at the end of the wait */
-	__u64 quota_cgroup;	/* the waiting task's cgroup or nearest ancestor that has a CPU quota; 0 if none */
-	__u32 throttled;	/* nr_throttled of that cgroup */
+	struct ws_quota quotas[WS_QUOTAS]; /* of the waiting task's cgroup and its ancestors, nearest first */
+	__u32 allowed;		/* CPUs on which the waiting task may run */
 	__u32 run_pos;		/* where the next run would go: the oldest of runs[] */
 	struct ws_run runs[WS_RUNS];
 };
@@ -109,7 +121,15 @@ struct ws_cpu {
 	__u64 irq_entry;
 	__u64 irqoff_seen;		/* the last late timer: timers due before it belong to the same stall */
 	__u64 checked;			/* when this CPU was last looked at */
-	__u64 nosched_arrival;		/* the run that was reported, by its beginning */
+	__u64 hold_arrival;		/* the run that is watched, by its beginning */
+	__u64 hold_progress;		/* ... what it had done when last looked at */
+	__u64 hold_since;		/* ... since when it shows no progress */
+	__u64 hold_checked;		/* ... when it was last looked at */
+	__u64 hold_checks;		/* ... how often since hold_since */
+	__u64 told_since;		/* the hold that was told, by its beginning; 0 if it has ended */
+	__u64 told_next;		/* ... and how long it must last to be told again */
+	__u64 spin_lock;		/* the lock that is spun for, and since when; 0 if none */
+	__u64 spin_began;
 	__u32 pending_seen;		/* vectors reported as pending */
 	__u32 run_pos;
 	struct ws_hist runq;
@@ -127,10 +147,11 @@ _Static_assert(sizeof(struct ws_head) == 80, "ws_head");
 _Static_assert(sizeof(struct ws_stack) == 280, "ws_stack");
 _Static_assert(sizeof(struct ws_irq) == 112, "ws_irq");
 _Static_assert(sizeof(struct ws_run) == 48, "ws_run");
-_Static_assert(sizeof(struct ws_runq) == 3176, "ws_runq");
+_Static_assert(sizeof(struct ws_runq) == 3232, "ws_runq");
+_Static_assert(sizeof(struct ws_quota) == 16, "ws_quota");
 _Static_assert(sizeof(struct ws_life) == 464, "ws_life");
 _Static_assert(sizeof(struct ws_hist_key) == 16, "ws_hist_key");
 _Static_assert(sizeof(struct ws_hist) == 248, "ws_hist");
 _Static_assert(sizeof(struct ws_rate) == 32, "ws_rate");
-_Static_assert(sizeof(struct ws_cpu) == 4480, "ws_cpu");
+_Static_assert(sizeof(struct ws_cpu) == 5568, "ws_cpu");
 _Static_assert(sizeof(struct ws_shared) == 16, "ws_shared");

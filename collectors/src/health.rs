@@ -1,12 +1,12 @@
 //! Streams about whystall itself: is each collector alive, are ticks on time, was anything lost.
 //!
-//! The runner emits `self.collector`, `self.tick`, `self.lost` and `self.problem`; `self.rule` is declared here and
-//! emitted by whoever runs the rules. Declarations only: nothing here measures.
+//! The runner emits `self.collector`, `self.tick`, `self.lost` and `self.problem`; `self.rule` and
+//! `self.reload` are declared here and emitted by whoever runs the rules. Declarations only: nothing here measures.
 
 use whystall_event::{Field, Stream, SubjectKind, Unit};
 
 /// Every stream about whystall itself.
-pub static STREAMS: &[Stream] = &[COLLECTOR, TICK, LOST, PROBLEM, RULE];
+pub static STREAMS: &[Stream] = &[COLLECTOR, TICK, LOST, PROBLEM, RULE, RELOAD];
 
 /// The state of a collector, the value of `self.collector.state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -174,6 +174,23 @@ pub mod rule {
     pub const WHAT: usize = 1;
 }
 
+/// A row each tick as long as changed files are refused, so that what ran before goes on.
+pub const RELOAD: Stream = {
+    const FIELDS: &[Field] = &[Field::text("what", "which file was refused, and why")];
+    Stream::occurrences(
+        "self.reload",
+        "files of rules or the config as they are now are not in force, because something in them is wrong",
+        &[SubjectKind::Host],
+        FIELDS,
+    )
+};
+
+/// Field numbers of [`RELOAD`].
+pub mod reload {
+    #![allow(missing_docs)]
+    pub const WHAT: usize = 0;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -217,5 +234,6 @@ mod tests {
             &[(problem::COLLECTOR, "collector"), (problem::WHAT, "what"), (problem::COUNT, "count")],
         );
         check(&RULE, &[(rule::RULE, "rule"), (rule::WHAT, "what")]);
+        check(&RELOAD, &[(reload::WHAT, "what")]);
     }
 }

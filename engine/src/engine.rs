@@ -1,19 +1,24 @@
 //! The engine: batches and ticks in, verdicts out.
 
+mod changes;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use whystall_event::{Batch, Stamp, Subject, SubjectKind};
 
+use crate::conclude::{Asked, Leave, opposite, provisional};
 use crate::data::{Data, HostFacts, Recent};
+use crate::except::Except;
 use crate::extents::{Extents, Prospects};
 use crate::finding::{Finding, Phase, Step};
 use crate::incident::{Incidents, Member};
 use crate::judge::{Judge, SCRIPT_OPERATIONS_A_TICK, cpu_rows, declare, source};
-use crate::script::{At, Conclusion, Ctx, Judged, Need, Numbers, Program, Rule, Sandbox, Scratch, Source};
-use crate::verdict::{Confidence, Verdict};
+use crate::script::{At, Conclusion, Judged, Need, Program, Rule, Sandbox, Scratch, Source};
+use crate::verdict::Verdict;
 use crate::window::{Limits, WindowId, WindowStats, Windows};
+use changes::Change;
 
 /// A rule that failed waits this long before it is tried again, doubling up to an hour.
 const SUSPEND_NS: u64 = 60_000_000_000;
@@ -79,10 +84,13 @@ pub struct Engine {
     sandbox: Rc<Sandbox>,
     rules: Vec<Active>,
     incidents: Incidents,
+    except: Option<Box<dyn Except>>,
+    /// Findings that fire but are kept silent.
+    excepted: BTreeMap<(String, Subject), Member>,
+    excepted_ns: u64,
     scratch: Scratch,
     extents: Extents,
     problems: Vec<Problem>,
-    pending: Vec<Verdict>,
     now: Stamp,
 }
 
@@ -107,21 +115,6 @@ struct Instance {
     flaps: BTreeMap<Subject, (u64, u32)>,
 }
 
-#[derive(Debug)]
-enum Leave {
-    /// `leave` is the opposite of `enter`.
-    NotEnter,
-    Lowered(Program),
-    Script,
-}
-
-/// What one pass over a rule asks of the incidents.
-enum Change {
-    Fired(Member),
-    Concluded(Subject, Conclusion),
-    Ended(Subject),
-}
-
 impl Engine {
     /// An engine without rules.
     pub fn new(config: EngineConfig, sandbox: Rc<Sandbox>) -> Engine {
@@ -136,10 +129,12 @@ impl Engine {
             sandbox,
             rules: Vec::new(),
             incidents: Incidents::default(),
+            except: None,
+            excepted: BTreeMap::new(),
+            excepted_ns: 0,
             scratch: Scratch::default(),
             extents: Extents::default(),
             problems: Vec::new(),
-            pending: Vec::new(),
             now: Stamp::default(),
         }
     }
@@ -151,7 +146,11 @@ impl Engine {
         for rule in rules {
             let before =
                 old.iter().position(|a| a.rule.manifest.id == rule.manifest.id).map(|i| old.remove(i));
-            let active = self.activate(rule, before);
+            let active = match before {
+                // The very same rule: nothing of it changes, not even its being suspended.
+                Some(same) if Rc::ptr_eq(&same.rule, &rule) => same,
+                before => self.activate(rule, before),
+            };
             self.rules.push(active);
         }
         for gone in old {
@@ -204,8 +203,10 @@ impl Engine {
     fn drop_instance(&mut self, rule: &str, inst: Instance) {
         self.release(&inst.ids);
         for (subject, f) in inst.findings {
-            if f.phase != Phase::Pending {
-                self.incidents.ended(rule, &subject, true);
+            if f.phase != Phase::Pending
+                && self.excepted.remove(&(rule.to_string(), subject.clone())).is_none()
+            {
+                self.incidents.ended(rule, &subject, self.now.boot_ns, true, None);
             }
         }
     }
@@ -229,35 +230,29 @@ impl Engine {
             windows.tick(now);
         }
         self.extents.expire();
-        let mut out = std::mem::take(&mut self.pending);
+        let mut fired = self.excepted_again();
         for i in 0..self.rules.len() {
             if self.rules[i].suspended_until > now.boot_ns {
                 continue;
             }
             for k in 0..self.rules[i].instances.len() {
                 let (changes, failed) = self.judge(i, k);
-                self.apply(i, changes, &mut out);
+                self.apply(i, changes, &mut fired);
                 if let Some(why) = failed {
                     self.suspend(i, &why);
                     break;
                 }
             }
         }
-        out.extend(self.incidents.settle(now, &self.config.facts.host));
-        out
+        self.conclude_explainers(&fired);
+        self.incidents.fired(fired);
+        self.incidents.settle(now, &self.config.facts.host)
     }
 
-    fn apply(&mut self, i: usize, changes: Vec<Change>, out: &mut Vec<Verdict>) {
-        let id = self.rules[i].rule.manifest.id.clone();
-        for change in changes {
-            match change {
-                Change::Fired(member) => {
-                    out.extend(self.incidents.fired(member, self.now, &self.config.facts.host));
-                }
-                Change::Concluded(subject, c) => self.incidents.concluded(&id, &subject, c),
-                Change::Ended(subject) => self.incidents.ended(&id, &subject, false),
-            }
-        }
+    /// Who is asked whether a finding is to be kept silent. Findings that fire already stay.
+    pub fn except(&mut self, except: Option<Box<dyn Except>>) {
+        self.except = except;
+        self.excepted_ns = 0;
     }
 
     fn suspend(&mut self, i: usize, why: &str) {
@@ -280,22 +275,8 @@ impl Engine {
         let held = data.borrow();
         let windows = &held.windows;
         let table = windows.table(inst.kind);
-        let cpus: Vec<Vec<u32>> = rule
-            .manifest
-            .windows
-            .iter()
-            .map(|d| match d.at {
-                At::Cpu(by) => cpu_rows(windows, inst.ids[by]),
-                _ => Vec::new(),
-            })
-            .collect();
-        let sources: Vec<Source<'_>> = rule
-            .manifest
-            .windows
-            .iter()
-            .zip(inst.ids.iter().zip(&cpus))
-            .map(|(d, (id, cpus))| source(windows, d.at, d.shape.scale(), *id, table.parent_rows(), cpus))
-            .collect();
+        let cpus = cpus(windows, rule, inst);
+        let sources = sources(windows, rule, inst, &cpus);
         let mut judge = Judge::new(rule, sandbox, &sources, scratch);
         let mut changes = Vec::new();
         let mut to_conclude: Vec<(Subject, bool)> = Vec::new();
@@ -311,6 +292,7 @@ impl Engine {
                 None => Judged::False,
             };
             let mut policy = rule.policy();
+            let stale = f.stale;
             let flaps = inst.flaps.get(subject).map_or(0, |(_, n)| *n);
             policy.clear_hold_ns = policy.clear_hold_ns.saturating_mul(1 << flaps.min(MAX_FLAP_SHIFT));
             let step = f.step(
@@ -324,6 +306,9 @@ impl Engine {
                 },
                 now.boot_ns,
             );
+            if f.stale != stale && f.phase != Phase::Pending {
+                changes.push(Change::Stale(subject.clone(), f.stale));
+            }
             match step {
                 Step::Fired => to_conclude.push((subject.clone(), true)),
                 Step::Dropped => over.push((subject.clone(), false)),
@@ -341,11 +326,23 @@ impl Engine {
                 }
             }
         }
+        let asked = Asked {
+            rule,
+            sandbox,
+            sources: &sources,
+            ids: &inst.ids,
+            data,
+            enter: inst.enter.as_ref(),
+            leave: &inst.leave,
+            now: *now,
+        };
         for (subject, fired) in over {
             inst.findings.remove(&subject);
             if fired {
                 note_flap(&mut inst.flaps, &subject, now.boot_ns);
-                changes.push(Change::Ended(subject));
+                let row = table.row(&subject).filter(|r| !table.is_gone(*r));
+                let explained = row.map(|r| asked.explain(&subject, r));
+                changes.push(Change::Ended(subject, explained));
             }
         }
 
@@ -372,20 +369,12 @@ impl Engine {
             if later && !first {
                 continue;
             }
-            let numbers: Vec<Numbers> = sources.iter().map(|s| s.at(row as usize)).collect();
             let Some(f) = inst.findings.get_mut(&subject) else { continue };
-            let ctx = Ctx {
-                data: data.clone(),
-                manifest: rule.manifest.clone(),
-                ids: inst.ids.clone(),
-                subject: subject.clone(),
-                now_ns: now.boot_ns,
-            };
             let conclusion = match &verdict_failed {
                 Some(why) => Err(why.clone()),
                 // The tick has no time left: what is certain is told now, the rest with one of the next ticks.
                 None if later => Ok(provisional(rule, String::new())),
-                None => rule.conclude(sandbox, &subject, numbers, ctx),
+                None => asked.conclude(&subject, row),
             };
             let conclusion = conclusion.unwrap_or_else(|why| {
                 failed.get_or_insert_with(|| format!("`verdict` failed: {why}"));
@@ -399,11 +388,12 @@ impl Engine {
                 f.conclusions += 1;
             }
             f.conclusion = Some(conclusion.clone());
+            let explained = Some(asked.explain(&subject, row));
             if first {
-                let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion);
+                let m = Member::new(rule.manifest.clone(), subject, f.started_ns, conclusion, explained);
                 changes.push(Change::Fired(m));
             } else {
-                changes.push(Change::Concluded(subject, conclusion));
+                changes.push(Change::Concluded(subject, conclusion, explained));
             }
         }
         if failed.is_none() {
@@ -449,21 +439,27 @@ impl Engine {
     pub fn overflow(&self) -> u64 {
         self.incidents.overflow
     }
-}
 
-/// What a finding is told with while its rule's `verdict` has not said more.
-fn provisional(rule: &Rule, why: String) -> Conclusion {
-    let mut c = Conclusion::new(&rule.manifest.id, Confidence::Low);
-    c.summary = format!("{}{why}", rule.manifest.title);
-    c
-}
-
-fn opposite(j: &Judged) -> Judged {
-    match j {
-        Judged::True => Judged::False,
-        Judged::False => Judged::True,
-        other => other.clone(),
+    /// Findings that fire but are kept silent by exceptions.
+    pub fn excepted(&self) -> usize {
+        self.excepted.len()
     }
+}
+
+/// For each window of a rule that is read at another CPU, that CPU's row for each subject.
+fn cpus(windows: &Windows, rule: &Rule, inst: &Instance) -> Vec<Vec<u32>> {
+    let row = |at| match at {
+        At::Cpu(by) => cpu_rows(windows, inst.ids[by]),
+        _ => Vec::new(),
+    };
+    rule.manifest.windows.iter().map(|d| row(d.at)).collect()
+}
+
+/// Where the numbers of a rule's windows are; `cpus` as [`cpus`] gives them.
+fn sources<'a>(windows: &'a Windows, rule: &Rule, inst: &Instance, cpus: &'a [Vec<u32>]) -> Vec<Source<'a>> {
+    let parents = windows.table(inst.kind).parent_rows();
+    let declared = rule.manifest.windows.iter().zip(inst.ids.iter().zip(cpus));
+    declared.map(|(d, (id, cpus))| source(windows, d.at, d.shape.scale(), *id, parents, cpus)).collect()
 }
 
 fn note_flap(flaps: &mut BTreeMap<Subject, (u64, u32)>, subject: &Subject, now: u64) {

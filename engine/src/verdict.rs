@@ -61,6 +61,19 @@ pub struct Workload {
     pub unit: Option<String>,
 }
 
+impl Workload {
+    /// `NAMESPACE/POD/CONTAINER` or `NAMESPACE/POD`, if the pod's name is known. Untrusted.
+    pub fn short(&self) -> Option<String> {
+        let (namespace, pod) = (self.namespace.as_ref()?, self.pod.as_ref()?);
+        Some(match &self.container {
+            // An id instead of a name: as much of it as tools take.
+            Some(id) if id.len() == 64 => format!("{namespace}/{pod}/{}", id.get(..12).unwrap_or(id)),
+            Some(name) => format!("{namespace}/{pod}/{name}"),
+            None => format!("{namespace}/{pod}"),
+        })
+    }
+}
+
 /// A victim or culprit.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -201,4 +214,59 @@ pub struct Verdict {
     pub hints: Vec<Hint>,
     /// The host's name.
     pub host: String,
+    /// How many findings the incident has; the chain shows the first of them.
+    #[serde(default)]
+    pub findings: u64,
+    /// For an incident that is withdrawn because it turned out to be part of another: that one's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merged_into: Option<String>,
+    /// The conditions of the chain's first findings, term by term, as `whystall explain` shows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub explained: Vec<Explained>,
+}
+
+/// Why a finding fires, or not any more: the conditions of its rule with their values.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Explained {
+    /// The rule.
+    pub rule: String,
+    /// The finding's subject. Untrusted.
+    pub subject: String,
+    /// When the values were read, RFC 3339.
+    pub at: String,
+    /// Whether the rule's windows were unknown when the verdict was made.
+    pub stale: bool,
+    /// What must hold for it to begin.
+    pub enter: Condition,
+    /// What must hold for it to end.
+    pub leave: Condition,
+}
+
+/// A condition and its parts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Condition {
+    /// Whether it holds; null if unknown.
+    pub holds: Option<bool>,
+    /// Its parts from the left, each followed by its own parts. Empty if it is the opposite of the other condition.
+    pub terms: Vec<Term>,
+}
+
+/// One part of a condition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Term {
+    /// How deep it stands: 0 for the condition itself.
+    pub depth: u64,
+    /// The part as a person would write it, params replaced by their values.
+    pub text: String,
+    /// Whether it holds; null if unknown, and for a plain figure.
+    pub holds: Option<bool>,
+    /// The figure; null if unknown, absent for parts that are no comparison.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<f64>,
+    /// What it is compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<f64>,
 }

@@ -23,7 +23,9 @@ pub const ALL: &[Builtin] = &[
     builtin!("memory/oom_kill.rhai"),
     builtin!("cpu/not_scheduling.rhai"),
     builtin!("cpu/sched_delay.rhai"),
+    builtin!("cpu/irq_storm.rhai"),
     builtin!("net/softirq_starvation.rhai"),
+    builtin!("net/softnet_drop.rhai"),
     builtin!("kernel/lockup.rhai"),
     builtin!("self/degraded.rhai"),
 ];

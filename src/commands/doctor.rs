@@ -12,6 +12,7 @@ use whystall_event::text::escape;
 
 use super::{Outcome, Result, colours, context, print, print_json};
 use crate::cli::{Doctor, Output};
+use crate::daemon::exceptions::Exceptions;
 use crate::daemon::rule_set::{Choice, RuleSet, lacking};
 use crate::daemon::sources::Entry;
 use crate::daemon::{facts, limits};
@@ -36,6 +37,8 @@ struct Report {
     host: Host,
     collectors: Vec<Collector>,
     rules: Vec<Rule>,
+    /// What the config keeps silent, for people.
+    exceptions: Vec<String>,
     /// What fails though it should work here.
     problems: Vec<String>,
 }
@@ -92,6 +95,7 @@ pub(super) fn doctor(args: &Doctor) -> Result {
         host: host(facts::read(&roots), &roots),
         collectors,
         rules: rules(&set, &schema),
+        exceptions: Exceptions::of(&config).lines(clock::now().wall_ns),
         problems,
     };
     match args.output {
@@ -226,6 +230,12 @@ fn text(r: &Report, style: Style) -> String {
     }
     out.push_str(&table.render(2));
     out.push('\n');
+    for e in &r.exceptions {
+        let lines = wrap(&format!("exception: {}", escape(e)), 80);
+        for line in lines {
+            let _ = writeln!(out, "{line}");
+        }
+    }
     if r.problems.is_empty() {
         let _ = writeln!(out, "{}", style.green("nothing fails that should work here"));
     }

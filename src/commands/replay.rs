@@ -70,18 +70,17 @@ pub(super) fn replay(args: &Args) -> Result {
     let fed;
     if args.diff.is_some() {
         let mut found = vec![Found::default(); judges.len()];
-        fed = feed(&mut recording, &args.file, &mut judges, |i, v, _| {
+        fed = feed(&mut recording, &args.file, &mut judges, |i, v| {
             found[i].take(&v);
             Ok(())
         })?;
         difference(&found[0], &found[1], args.output)?;
     } else {
-        let mut exceptions = Exceptions::of(&config);
+        judges.iter_mut().for_each(|j| j.except(Exceptions::of(&config), None));
         let (form, mut out) = (form(args.output), io::BufWriter::new(io::stdout().lock()));
-        fed = feed(&mut recording, &args.file, &mut judges, |_, v, wall_ns| {
-            if exceptions.tell(&v, wall_ns) { output::write(&mut out, &v, form) } else { Ok(()) }
-        })?;
+        fed = feed(&mut recording, &args.file, &mut judges, |_, v| output::write(&mut out, &v, form))?;
         out.flush()?;
+        judges.iter().flat_map(|j| j.silenced().lines()).for_each(|line| say(&line));
     }
     finish(&recording, &args.file, fed.events, began.elapsed())
 }
@@ -129,12 +128,12 @@ pub(super) struct Fed {
     pub(super) last_ns: u64,
 }
 
-/// Reads the recording to its end and hands the judges' verdicts, with the judge's number and the wall time, to `each`.
+/// Reads the recording to its end and hands the judges' verdicts, with the judge's number, to `each`.
 pub(super) fn feed(
     recording: &mut Replay,
     path: &Path,
     judges: &mut [Judge],
-    mut each: impl FnMut(usize, Verdict, u64) -> io::Result<()>,
+    mut each: impl FnMut(usize, Verdict) -> io::Result<()>,
 ) -> Result<Fed> {
     let (mut fed, mut first) = (Fed::default(), true);
     loop {
@@ -154,7 +153,7 @@ pub(super) fn feed(
                         say(&format!("rule {}: {}", p.rule, p.what));
                     }
                     for v in verdicts {
-                        each(i, v, t.at.wall_ns)?;
+                        each(i, v)?;
                     }
                 }
             }

@@ -7,7 +7,7 @@ use crate::cli::{Output, Run};
 use crate::daemon::output::Form;
 use crate::daemon::run::{self, Plan, RunError};
 use crate::daemon::signals::{self, Signals};
-use crate::daemon::{facts, limits, sources};
+use crate::daemon::{facts, limits, reload, sources};
 use crate::render::Style;
 
 /// Collectors that are named when they cannot work; the others are counted.
@@ -37,6 +37,12 @@ pub(super) fn run(args: &Run) -> Result {
         facts: facts::read(&roots),
         form,
         duration: args.duration,
+        from: reload::Files {
+            config: args.config.clone(),
+            rules: args.rules.rules.clone(),
+            builtin: !args.rules.no_builtin_rules,
+        },
+        hooks: Vec::new(),
     };
     let about = format!("{works} collectors");
     let mut notes: Vec<String> = blind.iter().take(NAMED).map(|b| format!("without {b}")).collect();

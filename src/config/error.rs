@@ -28,6 +28,16 @@ impl Source {
         Source { origin: origin.into(), text: text.into() }
     }
 
+    /// What the text is called.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The whole text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The place of a byte; the end of the text if it is beyond.
     pub fn position(&self, byte: usize) -> Position {
         let before = self.text.get(..byte).unwrap_or(&self.text);

@@ -7,7 +7,6 @@ use whystall_collectors::runner::clock;
 use whystall_engine::verdict::Verdict;
 use whystall_event::text::escape;
 
-use super::exceptions::Exceptions;
 use super::workloads::Names;
 use crate::render::{self, Style};
 
@@ -100,25 +99,19 @@ impl Printer {
 }
 
 impl Printing {
-    /// Prints until the other end is gone. Puts names into the verdicts and leaves out what is excepted.
+    /// Prints until the other end is gone. Puts names into the verdicts.
     ///
     /// # Errors
     /// If standard output cannot be written to.
-    pub fn run(self, form: Form, mut names: Names, mut exceptions: Exceptions) -> io::Result<()> {
+    pub fn run(self, form: Form, mut names: Names) -> io::Result<()> {
         for m in self.from {
             match m {
                 Message::Log(line) => log(&line),
                 Message::Verdict(mut v) => {
-                    let now = clock::now();
-                    names.decorate(&mut v, now.boot_ns);
-                    if exceptions.tell(&v, now.wall_ns) {
-                        write(&mut io::stdout().lock(), &v, form)?;
-                    }
+                    names.decorate(&mut v, clock::now().boot_ns);
+                    write(&mut io::stdout().lock(), &v, form)?;
                 }
             }
-        }
-        if exceptions.silenced > 0 {
-            log(&format!("{} verdicts were kept silent by exceptions in the config", exceptions.silenced));
         }
         Ok(())
     }

@@ -112,6 +112,21 @@ fn walk(dir: &Path, seen: &mut BTreeSet<PathBuf>, found: &mut Vec<PathBuf>) -> i
     Ok(())
 }
 
+/// The rule files of a run that goes on: the built-in ones if wanted, and those of `dirs`, of which any may be missing.
+///
+/// # Errors
+/// If something is there and cannot be read; the message names it.
+pub fn of_run(dirs: &[PathBuf], with_builtin: bool) -> io::Result<Vec<RuleFile>> {
+    let mut files = if with_builtin { builtin() } else { Vec::new() };
+    for dir in dirs {
+        match dir.metadata() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            _ => files.extend(read_dir(dir, Layer::User)?),
+        }
+    }
+    Ok(files)
+}
+
 /// The rule files in `dir` and below.
 pub fn read_dir(dir: &Path, layer: Layer) -> io::Result<Vec<RuleFile>> {
     let one =

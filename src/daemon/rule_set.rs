@@ -2,6 +2,7 @@
 //! applied, and those left out that this host cannot serve. Each of these is told.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use whystall_engine::Schema;
 use whystall_engine::script::{
@@ -22,6 +23,8 @@ pub struct Loaded {
     pub rule: Rc<Rule>,
     /// Its file.
     pub file: RuleFile,
+    /// The config's settings in it.
+    pub overrides: Overrides,
 }
 
 /// A rule that loads but does not run.
@@ -40,6 +43,8 @@ pub struct RuleSet {
     pub running: Vec<Loaded>,
     /// Rules that do not.
     pub idle: Vec<Idle>,
+    /// What the rules share.
+    pub libraries: Arc<Libraries>,
     /// Everything that was found in the files, in their order.
     pub diagnostics: Vec<Diagnostic>,
     /// Settings that do not fit their rule; the config is broken.
@@ -77,14 +82,15 @@ impl RuleSet {
             let name = l.library().unwrap_or_default();
             set.diagnostics.extend(shared.add(sandbox, name, &l.file, &l.text));
         }
-        let shared = Rc::new(shared);
+        let shared = Arc::new(shared);
+        set.libraries = shared.clone();
         for file in files {
             let Compiled { rule, diagnostics } =
                 compile_with(sandbox, schema, &shared, &file.file, &file.text, &Overrides::default());
             set.diagnostics.extend(diagnostics);
             let Some(rule) = rule else { continue };
             let id = rule.manifest.id.clone();
-            let loaded = Loaded { rule, file };
+            let loaded = Loaded { rule, file, overrides: Overrides::default() };
             match chosen.iter_mut().find(|l| l.rule.manifest.id == id) {
                 None => chosen.push(loaded),
                 Some(other) if other.file.layer < loaded.file.layer => {
@@ -130,7 +136,7 @@ impl RuleSet {
             }
             if overrides != Overrides::default() {
                 match loaded.rule.again(sandbox, schema, &loaded.file.text, &overrides).rule {
-                    Some(rule) => loaded.rule = rule,
+                    Some(rule) => (loaded.rule, loaded.overrides) = (rule, overrides),
                     None => {
                         let what = format!("the rule `{id}` does not load with these settings");
                         self.bad_settings.push(choice.config.source().problem(given.span.clone(), what));

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel as unbounded, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,8 +16,9 @@ use super::output::{Form, Printer, channel, log};
 use super::rule_files::RuleFile;
 use super::rule_set::{Choice, RuleSet};
 use super::signals::{Signals, Wake, Waker};
+use super::swap::{Order, Polled, Swap};
 use super::workloads::Names;
-use super::{exceptions::Exceptions, sources};
+use super::{exceptions::Exceptions, reload, sources};
 use crate::config::{Config, ConfigError};
 
 /// Collectors get so long to end.
@@ -43,6 +45,10 @@ pub struct Plan {
     pub form: Form,
     /// When to end by itself.
     pub duration: Option<Duration>,
+    /// Where config and rules came from, to read them again.
+    pub from: reload::Files,
+    /// What takes part in reloads.
+    pub hooks: Vec<Box<dyn reload::Hook>>,
 }
 
 /// Why a run did not start or go on.
@@ -61,7 +67,7 @@ pub enum RunError {
 
 /// What the engine's thread reports once, when it is ready.
 struct Ready {
-    stopper: Stopper,
+    end: End,
     rules: usize,
     /// Lines for people.
     notes: Vec<String>,
@@ -69,21 +75,52 @@ struct Ready {
     broken: Vec<Diagnostic>,
 }
 
+/// Ends the collectors that run now, which a reload may replace.
+#[derive(Debug, Clone)]
+struct End(Arc<Mutex<(bool, Stopper)>>);
+
+impl End {
+    fn new(stopper: Stopper) -> End {
+        End(Arc::new(Mutex::new((false, stopper))))
+    }
+
+    fn stop(&self) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.0 = true;
+        held.1.stop();
+    }
+
+    fn replace(&self, stopper: Stopper) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.0 {
+            stopper.stop();
+        }
+        held.1 = stopper;
+    }
+}
+
 /// Runs until a signal, the end of the time, or a closed standard output. `about` says what is watched, `notes` what is
 /// not.
 ///
 /// # Errors
 /// If it cannot start, or a thread of it fails.
-pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> Result<(), RunError> {
+pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> Result<(), RunError> {
     let interval = sources::tick(&plan.config);
-    let exceptions = Exceptions::of(&plan.config);
     let (form, until) = (plan.form, plan.duration.map(|d| Instant::now() + d));
     let host = plan.facts.host.clone();
     let (printer, printing) = channel();
     let (ready_to, ready) = sync_channel(1);
     let waker = signals.waker();
-    let engine = thread("engine", &waker, move || engine(plan, printer, &ready_to))?;
-    let printer = thread("output", &waker, move || printing.run(form, Names::default(), exceptions))?;
+    let (orders_to, orders) = unbounded();
+    let (from, hooks) = (plan.from.clone(), std::mem::take(&mut plan.hooks));
+    let mut begun = reload::Begun {
+        config: plan.config.clone(),
+        schema: plan.schema.clone(),
+        files: plan.files.clone(),
+        broken: false,
+    };
+    let engine = thread("engine", &waker, move || engine(plan, printer, &ready_to, orders))?;
+    let printer = thread("output", &waker, move || printing.run(form, Names::default()))?;
     let ready = match ready.recv() {
         Ok(Ok(ready)) => ready,
         Ok(Err(e)) => return Err(e),
@@ -99,16 +136,19 @@ pub fn run(plan: Plan, signals: &mut Signals, about: &str, notes: &[String]) -> 
         // A diagnostic has several lines and is escaped.
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{d}"));
     }
+    begun.broken = !ready.broken.is_empty();
+    let reload = reload::start(from, begun, hooks, orders_to)?;
     loop {
         match signals.wait(until)? {
             // Only a thread's end wakes: it failed, or standard output was closed.
             Wake::End | Wake::Timeout | Wake::Closed | Wake::Woken => break,
-            Wake::Reload => log(
-                "SIGHUP: the config and the rules are read at the start only; restart to use changed ones",
-            ),
+            Wake::Reload => {
+                log("SIGHUP: reading the config and the rules again");
+                reload.ask();
+            }
         }
     }
-    ready.stopper.stop();
+    ready.end.stop();
     let stuck = join(engine, "engine")??;
     if !stuck.is_empty() {
         log(&format!("these collectors did not end in time: {}", stuck.join(", ")));
@@ -156,6 +196,7 @@ fn engine(
     plan: Plan,
     mut printer: Printer,
     ready: &SyncSender<Result<Ready, RunError>>,
+    orders: Receiver<Order>,
 ) -> Result<Vec<String>, RunError> {
     let interval = sources::tick(&plan.config);
     let sandbox = Rc::new(Sandbox::new());
@@ -169,6 +210,7 @@ fn engine(
     let rules: Vec<Rc<Rule>> = set.running.iter().map(|l| l.rule.clone()).collect();
     let count = rules.len();
     let mut judge = Judge::new(rules, &sandbox, sources::nanos(interval), plan.facts);
+    judge.except(Exceptions::of(&plan.config), Some(Names::default()));
     let mut runner = match Runner::start(plan.jobs, &Options::every(interval)) {
         Ok(runner) => runner,
         Err(e) => {
@@ -185,8 +227,10 @@ fn engine(
             p.help.as_ref().map(|h| format!(" ({h})")).unwrap_or_default()
         )
     });
+    judge.refused(reload::brief(&set.diagnostics));
+    let end = End::new(runner.stopper());
     let told = Ready {
-        stopper: runner.stopper(),
+        end: end.clone(),
         rules: count,
         notes: set.notes.into_iter().chain(strangers).chain(idle).collect(),
         broken: set.diagnostics.into_iter().filter(|d| d.level == Level::Error).collect(),
@@ -194,9 +238,11 @@ fn engine(
     if ready.send(Ok(told)).is_err() {
         return Ok(runner.stop(STOP_WITHIN));
     }
-    drop((set.running, plan.schema));
+    let mut swap = Swap::new(orders, &set.running, set.libraries, plan.schema);
+    drop(set.running);
     loop {
-        match runner.next(IDLE) {
+        // While there is a change to prepare, only what is queued goes before it.
+        match runner.next(if swap.busy() { Duration::ZERO } else { IDLE }) {
             Event::Batch(batch) => judge.ingest(&batch),
             Event::Tick(t) => {
                 let (verdicts, problems) = judge.tick(Tick { at: t.at, suspended_ns: t.suspended_ns });
@@ -206,9 +252,50 @@ fn engine(
                 for v in verdicts {
                     printer.verdict(v);
                 }
+                if let Polled::Refused(why) = swap.poll() {
+                    judge.refused(why);
+                }
             }
-            Event::Idle => {}
-            Event::Stopped => return Ok(runner.stop(STOP_WITHIN)),
+            Event::Idle => {
+                if let Some(mut changed) = swap.step(&sandbox) {
+                    judge.load(std::mem::take(&mut changed.rules));
+                    judge.refused(None);
+                    if let Some(jobs) = changed.jobs.take() {
+                        replace(&mut runner, &mut judge, jobs, interval, &end)?;
+                    }
+                    judge.except(std::mem::take(&mut changed.exceptions), Some(Names::default()));
+                    changed.tell();
+                }
+            }
+            Event::Stopped => {
+                judge.silenced().lines().into_iter().for_each(|line| printer.log(line));
+                return Ok(runner.stop(STOP_WITHIN));
+            }
         }
     }
+}
+
+/// Starts other collectors, then ends the present ones; what these have delivered is still taken in.
+fn replace(
+    runner: &mut Runner,
+    judge: &mut Judge,
+    jobs: Vec<Job>,
+    interval: Duration,
+    end: &End,
+) -> Result<(), RunError> {
+    let next = Runner::start(jobs, &Options::every(interval))?;
+    end.replace(next.stopper());
+    let mut old = std::mem::replace(runner, next);
+    old.stopper().stop();
+    loop {
+        match old.next(Duration::ZERO) {
+            Event::Batch(batch) => judge.ingest(&batch),
+            // The new ones tick.
+            Event::Tick(_) => {}
+            Event::Idle | Event::Stopped => break,
+        }
+    }
+    // A collector that is stuck must not hold up the engine; without a thread, dropping it ends it as well.
+    let _ = Builder::new().name("ending".into()).spawn(move || old.stop(STOP_WITHIN));
+    Ok(())
 }

@@ -84,35 +84,62 @@ impl Names {
         Names { places, ..Names::default() }
     }
 
-    /// Puts names into every workload of a verdict. `now_ns` is any steady clock.
+    /// Puts names into every workload of a verdict, and instead of paths into its sentences. `now_ns` is any steady
+    /// clock.
     pub fn decorate(&mut self, v: &mut Verdict, now_ns: u64) {
-        let subject = v.subject.strip_prefix("cgroup:").map(str::to_string);
-        self.fill(&mut v.workload, subject.as_deref(), now_ns);
+        let mut short: Vec<(String, String)> = Vec::new();
+        let mut note = |path: &str, w: &Option<Workload>| {
+            if let Some(name) = w.as_ref().and_then(Workload::short) {
+                short.push((path.to_string(), name));
+            }
+        };
+        if let Some(path) = v.subject.strip_prefix("cgroup:") {
+            v.workload = self.workload(path, now_ns).or(v.workload.take());
+            note(path, &v.workload);
+        }
         for a in v.victims.iter_mut().chain(&mut v.culprits) {
-            let cgroup = a.cgroup.clone();
-            self.fill(&mut a.workload, cgroup.as_deref(), now_ns);
+            if let Some(path) = &a.cgroup {
+                a.workload = self.workload(path, now_ns).or(a.workload.take());
+                note(path, &a.workload);
+            }
+        }
+        for path in v.chain.iter().filter_map(|l| l.subject.strip_prefix("cgroup:")) {
+            note(path, &self.workload(path, now_ns));
+        }
+        // A container's path begins with its pod's.
+        short.sort_by(|a, b| b.0.len().cmp(&a.0.len()).then_with(|| a.cmp(b)));
+        short.dedup();
+        for (path, name) in &short {
+            v.summary = named(&v.summary, path, name);
+            v.chain.iter_mut().for_each(|l| l.summary = named(&l.summary, path, name));
         }
     }
 
-    fn fill(&mut self, workload: &mut Option<Workload>, cgroup: Option<&str>, now_ns: u64) {
-        let Some(owner) = cgroup.map(workload::owner) else { return };
-        if owner == workload::CgroupOwner::default() {
-            return;
-        }
-        let w = workload.get_or_insert_default();
-        w.unit = w.unit.take().or(owner.unit);
-        let (uid, id) = (owner.pod_uid, owner.container_id);
+    /// What a cgroup belongs to, with names as far as they are known and ids where they are not.
+    pub fn workload(&mut self, cgroup: &str, now_ns: u64) -> Option<Workload> {
+        let mut w = workload_of(cgroup)?;
+        let (uid, id) = (w.pod.take(), w.container.take());
         if uid.is_none() && id.is_none() {
-            return;
+            return Some(w);
         }
         self.refresh(uid.as_deref(), id.as_deref(), now_ns);
         let container = id.as_deref().and_then(|id| self.containers.get(id));
         let pod = uid.as_deref().and_then(|u| self.pods.get(u)).or(container.map(|c| &c.pod));
-        if let Some(pod) = pod {
-            w.namespace = Some(pod.namespace.clone());
-        }
-        w.pod = pod.map(|p| p.name.clone()).or(w.pod.take()).or(uid);
-        w.container = container.map(|c| c.name.clone()).or(w.container.take()).or(id);
+        w.namespace = pod.map(|p| p.namespace.clone());
+        let only = || self.only_container(pod?, uid.as_deref()?);
+        w.container = container.map(|c| c.name.clone()).or_else(|| id.as_ref().and_then(|_| only())).or(id);
+        w.pod = pod.map(|p| p.name.clone()).or(uid);
+        Some(w)
+    }
+
+    /// The container of a pod that has no other, by its directory below the pod's. Where runtimes make no links this is
+    /// all that there is.
+    fn only_container(&self, pod: &Pod, uid: &str) -> Option<String> {
+        let dir = self.places.pods.join(format!("{}_{}_{uid}", pod.namespace, pod.name));
+        let mut names =
+            std::fs::read_dir(dir).ok()?.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+        let first = names.next()?.file_name().into_string().ok()?;
+        names.next().is_none().then_some(first)
     }
 
     fn refresh(&mut self, uid: Option<&str>, id: Option<&str>, now_ns: u64) {
@@ -126,6 +153,33 @@ impl Names {
         self.pods = entries(&self.places.pods, parse_pod_dir);
         self.containers = entries(&self.places.containers, parse_container_link);
     }
+}
+
+/// What a cgroup's path tells by itself, with ids instead of names.
+pub fn workload_of(cgroup: &str) -> Option<Workload> {
+    let o = workload::owner(cgroup);
+    let w = Workload { namespace: None, pod: o.pod_uid, container: o.container_id, unit: o.unit };
+    (w != Workload::default()).then_some(w)
+}
+
+/// `text` with `name` wherever `path` stands as a word of its own, not as the beginning of a longer path.
+fn named(text: &str, path: &str, name: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(path) {
+        let (before, after) = (&rest[..at], &rest[at + path.len()..]);
+        let before = before.strip_suffix("cgroup:").unwrap_or(before);
+        let ends = |c: char| c.is_whitespace() || ",;:)]}'\"`".contains(c);
+        if after.starts_with(ends) || after.is_empty() || after == "." || after.starts_with(". ") {
+            out.push_str(before);
+            out.push_str(name);
+        } else {
+            out.push_str(&rest[..at + path.len()]);
+        }
+        rest = after;
+    }
+    out.push_str(rest);
+    out
 }
 
 /// The entries of a directory that `parse` understands; none if it cannot be read, as on hosts without Kubernetes.
@@ -179,9 +233,7 @@ mod tests {
         let mut names = Names::new(places.clone());
         let cgroup = format!("/kubepods/pod{UID}/{ID}");
         let mut look = |now: u64| {
-            let mut w = None;
-            names.fill(&mut w, Some(&cgroup), now);
-            let w: Workload = w.unwrap();
+            let w = names.workload(&cgroup, now).unwrap();
             (w.namespace, w.pod.unwrap(), w.container.unwrap())
         };
         assert_eq!(look(0), (None, UID.into(), ID.into()), "ids where there are no names");
@@ -194,5 +246,35 @@ mod tests {
         std::fs::remove_dir_all(dir.path()).unwrap();
         assert_eq!(look(EXPIRY_NS).1, "cart-7f", "kept");
         assert_eq!(look(RETRY_NS + EXPIRY_NS).1, UID, "expired");
+    }
+
+    #[test]
+    fn sentences_name_pods_instead_of_paths() {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places { pods: dir.path().join("pods"), containers: dir.path().join("containers") };
+        std::fs::create_dir_all(places.pods.join(format!("shop_cart-7f_{UID}/app"))).unwrap();
+        let mut names = Names::new(places);
+        let (pod, container) = (format!("/kubepods/pod{UID}"), format!("/kubepods/pod{UID}/{ID}"));
+        let mut v = crate::render::sample::verdict();
+        v.subject = format!("cgroup:{container}");
+        v.victims[0].cgroup = Some(pod.clone());
+        v.summary = format!("{container} is at its limit; cgroup:{pod}: {container}/x is not, nor is {pod}");
+        v.chain[1].subject = format!("cgroup:{pod}");
+        v.chain[1].summary = format!("tasks of {pod} wait");
+        names.decorate(&mut v, 0);
+        // The pod has one container, so there is no doubt which it is.
+        let w = v.workload.as_ref().unwrap();
+        assert_eq!(w.short().as_deref(), Some("shop/cart-7f/app"));
+        assert_eq!(v.victims[0].workload.as_ref().unwrap().short().as_deref(), Some("shop/cart-7f"));
+        assert_eq!(
+            v.summary,
+            format!(
+                "shop/cart-7f/app is at its limit; shop/cart-7f: {container}/x is not, nor is shop/cart-7f"
+            )
+        );
+        assert_eq!(v.chain[1].summary, "tasks of shop/cart-7f wait");
+        std::fs::create_dir_all(dir.path().join(format!("pods/shop_cart-7f_{UID}/sidecar"))).unwrap();
+        let w = names.workload(&container, 0).unwrap();
+        assert_eq!(w.container.as_deref(), Some(ID), "two containers: which is not known");
     }
 }

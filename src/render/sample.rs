@@ -92,5 +92,8 @@ pub(crate) fn verdict() -> Verdict {
             docs: Some("rules/memory/direct_reclaim_burst".into()),
         }],
         host: "node-1".into(),
+        findings: 2,
+        merged_into: None,
+        explained: Vec::new(),
     }
 }

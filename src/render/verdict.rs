@@ -54,10 +54,16 @@ fn headline(v: &Verdict, style: Style) -> String {
         (_, Severity::Warning) => style.yellow(state),
         (_, Severity::Info) => style.bold(state),
     };
-    let mut line =
-        format!("{state} {}  {}  {}", v.severity.name(), style.bold(&escape(&v.cause)), escape(&v.subject));
-    if let Some(w) = v.workload.as_ref().and_then(workload) {
-        let _ = write!(line, "\n  {w}");
+    let short = v.workload.as_ref().and_then(Workload::short);
+    let subject = escape(short.as_deref().unwrap_or(&v.subject));
+    let mut line = format!("{state} {}  {}  {subject}", v.severity.name(), style.bold(&escape(&v.cause)));
+    // Who is known by name is not told by path first, but the path is what commands need.
+    let more = match short {
+        Some(_) => Some(escape(&v.subject).into_owned()),
+        None => v.workload.as_ref().and_then(workload),
+    };
+    if let Some(more) = more {
+        let _ = write!(line, "\n  {more}");
     }
     line.push('\n');
     line
@@ -125,7 +131,7 @@ fn evidence(e: &Evidence, own: &str) -> [String; 4] {
 }
 
 /// Enough digits to judge by.
-fn round(x: f64) -> String {
+pub(super) fn round(x: f64) -> String {
     if x == x.trunc() || x.abs() >= 1000.0 {
         format!("{x:.0}")
     } else if x.abs() >= 0.01 {
@@ -152,7 +158,8 @@ fn actor(a: &Actor) -> Vec<String> {
         let _ = write!(line, ", {}{}", round(value), unit.trim_end());
     }
     let owner = a.workload.as_ref().and_then(workload);
-    let place = a.cgroup.as_ref().map(|c| format!("cgroup {}", escape(c)));
+    let named = a.workload.as_ref().is_some_and(|w| w.short().is_some());
+    let place = a.cgroup.as_ref().filter(|_| !named).map(|c| format!("cgroup {}", escape(c)));
     for more in [owner, place].into_iter().flatten() {
         line = if line.is_empty() { more } else { format!("{line}, {more}") };
     }
@@ -168,14 +175,13 @@ fn actor(a: &Actor) -> Vec<String> {
     lines
 }
 
-/// `namespace/pod container app`, or the unit.
+/// `namespace/pod/container`, or what else is known of it.
 fn workload(w: &Workload) -> Option<String> {
-    let mut words = Vec::new();
-    match (&w.namespace, &w.pod) {
-        (Some(n), Some(p)) => words.push(format!("pod {}/{}", escape(n), escape(p))),
-        (None, Some(p)) => words.push(format!("pod {}", escape(p))),
-        _ => {}
+    if let Some(short) = w.short() {
+        return Some(escape(&short).into_owned());
     }
+    let mut words = Vec::new();
+    words.extend(w.pod.as_ref().map(|p| format!("pod {}", escape(p))));
     words.extend(w.container.as_ref().map(|c| format!("container {}", escape(c))));
     if words.is_empty() {
         words.extend(w.unit.as_ref().map(|u| format!("unit {}", escape(u))));
@@ -191,8 +197,8 @@ mod tests {
     #[test]
     fn a_whole_verdict() {
         insta::assert_snapshot!(verdict(&sample::verdict(), Style::new(false)), @r"
-        FIRING warning  memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
-          pod shop/cart-7f container app
+        FIRING warning  memcg.limit  shop/cart-7f/app
+          cgroup:/kubepods/pod1f2e3d4c/app
           /kubepods/pod1f2e3d4c/app is at its memory limit: its tasks lost 412 ms in
           direct reclaim in 10 s
           since     2026-11-22T10:00:00.123Z on node-1
@@ -206,8 +212,7 @@ mod tests {
                     memcg.events_max        rate over 10s  unknown
           culprits  log reader (pid 4712), 97 %, cgroup /kubepods/pod1f2e3d4c/app
                       in shrink_node < try_to_free_mem_cgroup_pages
-          victims   redis-server (pid 4711), pod shop/cart-7f container app, cgroup
-                      /kubepods/pod1f2e3d4c/app
+          victims   redis-server (pid 4711), shop/cart-7f/app
           not       node.low_memory: allocstall did not move
           to do     raise the limit, or set memory.high below it so that reclaim starts
                     earlier
@@ -223,8 +228,8 @@ mod tests {
         v.state = State::Resolved;
         v.resolved_at = Some("2026-11-22T10:05:00.000Z".into());
         insta::assert_snapshot!(verdict(&v, Style::new(false)), @r"
-        RESOLVED warning  memcg.limit  cgroup:/kubepods/pod1f2e3d4c/app
-          pod shop/cart-7f container app
+        RESOLVED warning  memcg.limit  shop/cart-7f/app
+          cgroup:/kubepods/pod1f2e3d4c/app
           /kubepods/pod1f2e3d4c/app is at its memory limit: its tasks lost 412 ms in
           direct reclaim in 10 s
           since     2026-11-22T10:00:00.123Z on node-1, resolved 2026-11-22T10:05:00.000Z

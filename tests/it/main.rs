@@ -4,6 +4,7 @@
 mod bad_input;
 mod live;
 mod program;
+mod reload;
 mod replay;
 mod rules;
 mod tidy;

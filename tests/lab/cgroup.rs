@@ -124,6 +124,28 @@ impl Cgroup {
         self.dirs.iter().map(|d| d.join("cgroup.procs")).collect()
     }
 
+    /// Makes a child group in every tree, whose path is below this one's; this group's guards remove it.
+    pub(crate) fn child(&self, name: &str) -> Result<Cgroup> {
+        let mut child = Cgroup {
+            path: format!("{}/{name}", self.path),
+            dirs: Vec::new(),
+            memory: None,
+            cpu: None,
+            guards: Vec::new(),
+        };
+        for dir in &self.dirs {
+            if dir.join("cgroup.subtree_control").exists() {
+                enable_controllers(dir);
+            }
+            let below = dir.join(name);
+            fs::create_dir(&below).with_context(|| format!("cannot make cgroup {below:?}"))?;
+            child.dirs.push(below);
+        }
+        let of = |of: &Option<(PathBuf, bool)>| of.as_ref().map(|(dir, v2)| (dir.join(name), *v2));
+        (child.memory, child.cpu) = (of(&self.memory), of(&self.cpu));
+        Ok(child)
+    }
+
     /// Makes a child group in the memory tree only; the parent's guard removes it if the lab does not.
     pub(crate) fn memory_child(&self, name: &str) -> Result<PathBuf> {
         let (dir, v2) = self.memory_dir()?;

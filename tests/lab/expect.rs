@@ -36,6 +36,8 @@ pub(crate) enum SubjectPattern {
     Host,
     /// The lab's cgroup.
     Cgroup,
+    /// The CPU that the fault was put on.
+    Cpu,
     /// The lab's cgroup, or the CPU that the fault was put on.
     CpuOrCgroup,
 }
@@ -60,6 +62,7 @@ impl SubjectPattern {
         match self {
             SubjectPattern::Host => subject == "host",
             SubjectPattern::Cgroup => cgroup(),
+            SubjectPattern::Cpu => cpu(),
             SubjectPattern::CpuOrCgroup => cpu() || cgroup(),
         }
     }

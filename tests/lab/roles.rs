@@ -4,12 +4,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::sys::{self, Anon};
+use crate::{inject, net};
 
 /// The words `name=value` that a role was started with.
 struct Settings(Vec<(String, String)>);
@@ -55,6 +57,9 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<()> {
         "prefetch" => prefetch(&settings, end),
         "copy" => copy(&settings, end),
         "job" => job(&settings, end),
+        "inject_kernel_run" | "inject_irqoff" | "inject_softirq" => injector(&role, &settings, end),
+        "watch_names" => watch_names(&settings, end),
+        "flood" | "napi" => traffic(&role, &settings, end),
         _ => bail!("there is no role `{role}`"),
     }
 }
@@ -77,7 +82,61 @@ fn prepare(role: &str, settings: &Settings) -> Result<()> {
         let burst = Duration::from_millis(settings.number("on_ms")?);
         sys::become_fifo(settings.number("fifo")? as i32, burst).context("cannot become SCHED_FIFO")?;
     }
+    if settings.all("rr").next().is_some() {
+        sys::set_comm("lab-rr-hog");
+        let burst = Duration::from_millis(settings.number("on_ms")?);
+        sys::become_rr(settings.number("rr")? as i32, burst).context("cannot become SCHED_RR")?;
+    }
     Ok(())
+}
+
+/// The CPUs that are not the one that a fault is put on.
+fn quiet_cpus(cpu: usize) -> Result<Vec<usize>> {
+    Ok(sys::allowed_cpus()?.into_iter().filter(|c| *c != cpu).collect())
+}
+
+/// Makes a bounded fault by a BPF program; the process itself waits elsewhere.
+fn injector(role: &str, settings: &Settings, end: Instant) -> Result<()> {
+    let cpu = settings.number("on_cpu")? as usize;
+    let target = Duration::from_millis(settings.number("target_ms")?);
+    let times = settings.number("times")?;
+    let gap = Duration::from_millis(settings.number("gap_ms")?);
+    if role == "inject_softirq" {
+        // Loopback's softirqs run where the sender is.
+        sys::pin(&[cpu])?;
+        return inject::slow_softirq(target, times, gap, end);
+    }
+    sys::pin(&quiet_cpus(cpu)?)?;
+    match role {
+        "inject_irqoff" => inject::irqoff(cpu as u32, target, times, gap, end),
+        _ => inject::kernel_run(cpu, target, times, gap, end),
+    }
+}
+
+/// Watches a directory `times`, `gap_ms` apart.
+fn watch_names(settings: &Settings, end: Instant) -> Result<()> {
+    let (dir, gap) = (settings.text("dir")?, Duration::from_millis(settings.number("gap_ms")?));
+    let (mut calls, mut worst) = (0, Duration::ZERO);
+    for _ in 0..settings.number("times")? {
+        if Instant::now() >= end {
+            break;
+        }
+        worst = worst.max(sys::watch_once(Path::new(dir))?);
+        calls += 1;
+        sleep(gap);
+    }
+    println!("calls={calls} max_ms={:.3}", worst.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+/// Packets in a network namespace of its own, received on `on_cpu`.
+fn traffic(role: &str, settings: &Settings, end: Instant) -> Result<()> {
+    let cpu = settings.number("on_cpu")? as usize;
+    let (per_s, quiet) = (settings.number("per_s")?, quiet_cpus(cpu)?);
+    match role {
+        "napi" => net::napi_thread(cpu, per_s, &quiet, end),
+        _ => net::flood(cpu, settings.number("rules")?, per_s, &quiet, end),
+    }
 }
 
 fn burn(cpu: Duration) {

@@ -143,13 +143,22 @@ pub(crate) fn pin(cpus: &[usize]) -> Result<()> {
 /// Makes the calling thread SCHED_FIFO with `priority`. `burst` is the longest it may run without sleeping: beyond
 /// twice that the kernel itself kills it (RLIMIT_RTTIME), whatever our code does.
 pub(crate) fn become_fifo(priority: i32, burst: Duration) -> io::Result<()> {
+    become_real_time(libc::SCHED_FIFO, priority, burst)
+}
+
+/// The same with SCHED_RR.
+pub(crate) fn become_rr(priority: i32, burst: Duration) -> io::Result<()> {
+    become_real_time(libc::SCHED_RR, priority, burst)
+}
+
+fn become_real_time(policy: i32, priority: i32, burst: Duration) -> io::Result<()> {
     let us = (burst.as_micros() as u64).saturating_mul(2);
     let limit = libc::rlimit { rlim_cur: us, rlim_max: us };
     // SAFETY: `limit` is a valid rlimit.
     check(unsafe { libc::setrlimit(libc::RLIMIT_RTTIME, &limit) })?;
     let param = libc::sched_param { sched_priority: priority };
     // SAFETY: `param` is a valid sched_param.
-    check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &param) })
+    check(unsafe { libc::sched_setscheduler(0, policy, &param) })
 }
 
 /// Sets the calling process's nice value.
@@ -240,4 +249,117 @@ impl Drop for Anon {
         // SAFETY: exactly the mapping made in `map`, unmapped once.
         unsafe { libc::munmap(self.at.cast(), self.len) };
     }
+}
+
+/// The calling thread's id.
+pub(crate) fn thread_id() -> u32 {
+    // SAFETY: no arguments, cannot fail.
+    unsafe { libc::gettid() as u32 }
+}
+
+/// Restricts another task to `cpus`.
+pub(crate) fn pin_task(pid: u32, cpus: &[usize]) -> Result<()> {
+    // SAFETY: an all-zero cpu_set_t is a valid empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    for &cpu in cpus.iter().filter(|&&cpu| cpu < libc::CPU_SETSIZE as usize) {
+        // SAFETY: the index is below CPU_SETSIZE.
+        unsafe { libc::CPU_SET(cpu, &mut set) };
+    }
+    // SAFETY: `set` is a valid set of the size given.
+    check(unsafe { libc::sched_setaffinity(pid as libc::pid_t, size_of::<libc::cpu_set_t>(), &set) })
+        .with_context(|| format!("cannot pin task {pid} to CPUs {cpus:?}"))
+}
+
+/// Moves the calling process into network and mount namespaces of its own, whose mounts others never see.
+pub(crate) fn own_network() -> io::Result<()> {
+    // SAFETY: flags only.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS) })?;
+    let (none, root) = (c"none", c"/");
+    // SAFETY: NUL-terminated strings, and no data.
+    check(unsafe {
+        libc::mount(
+            none.as_ptr(),
+            root.as_ptr(),
+            std::ptr::null(),
+            libc::MS_REC | libc::MS_PRIVATE,
+            std::ptr::null(),
+        )
+    })
+}
+
+fn interface(name: &str) -> libc::ifreq {
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().take(15).zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request
+}
+
+/// Switches generic receive offload on (ethtool(8) `-K DEV gro on`).
+pub(crate) fn set_gro(device: &str) -> io::Result<()> {
+    const ETHTOOL_SGRO: u32 = 0x2c;
+    const SIOCETHTOOL: u64 = 0x8946;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    let mut value = [ETHTOOL_SGRO, 1];
+    let mut request = interface(device);
+    request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
+    // SAFETY: `request` names a device and points to an ethtool_value, as the call wants it.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &mut request) })
+}
+
+/// A socket that sends whole frames to `device`.
+pub(crate) fn packet_socket(device: &str) -> Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: plain integers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("packet socket");
+    }
+    // SAFETY: the kernel just gave us this descriptor and nobody else has it.
+    let socket = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
+    let name = std::ffi::CString::new(device).context("device name holds a NUL")?;
+    // SAFETY: an all-zero sockaddr_ll is valid; the name is NUL-terminated.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    // SAFETY: a NUL-terminated name.
+    address.sll_ifindex = unsafe { libc::if_nametoindex(name.as_ptr()) } as i32;
+    let size = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: a valid address of the size given.
+    check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) })
+        .with_context(|| format!("cannot bind to {device}"))?;
+    Ok(socket)
+}
+
+/// Sends one frame or datagram; whether it was taken.
+pub(crate) fn send(fd: libc::c_int, bytes: &[u8]) -> bool {
+    // SAFETY: a valid slice.
+    unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), libc::MSG_DONTWAIT) > 0 }
+}
+
+/// Looks a name up below `dir`; if there is none, the kernel remembers that.
+pub(crate) fn look_up(dir: &File, name: &str) {
+    let Ok(name) = std::ffi::CString::new(name) else { return };
+    // SAFETY: a valid descriptor and a NUL-terminated name.
+    unsafe { libc::faccessat(dir.as_raw_fd(), name.as_ptr(), libc::F_OK, 0) };
+}
+
+/// Begins and ends to watch a directory (inotify(7)); how long that took.
+pub(crate) fn watch_once(dir: &Path) -> Result<Duration> {
+    let name = std::ffi::CString::new(dir.as_os_str().as_encoded_bytes()).context("path holds a NUL")?;
+    // SAFETY: flags only.
+    let fd = unsafe { libc::inotify_init1(libc::IN_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error()).context("inotify");
+    }
+    let start = std::time::Instant::now();
+    // SAFETY: a valid descriptor and a NUL-terminated path.
+    let watch = unsafe { libc::inotify_add_watch(fd, name.as_ptr(), libc::IN_CREATE) };
+    let took = start.elapsed();
+    // SAFETY: the descriptor is ours and closed once.
+    unsafe { libc::close(fd) };
+    if watch < 0 {
+        return Err(io::Error::last_os_error()).context("inotify_add_watch");
+    }
+    Ok(took)
 }

@@ -108,6 +108,9 @@ const CLASSES: &[(&str, &[&str])] = &[
     ("softirq", &["handle_softirqs", "__do_softirq"]),
 ];
 
+/// Waiting for another CPU to answer an interrupt; the innermost functions then.
+const CALLS: &[&str] = &["smp_call_function", "csd_lock_wait", "on_each_cpu_cond_mask", "flush_tlb_mm_range"];
+
 const LOCKS: &[&str] = &[
     "native_queued_spin_lock_slowpath",
     "queued_spin_lock_slowpath",
@@ -175,6 +178,10 @@ fn interrupt_entry(name: &str) -> bool {
 }
 
 fn classify(frames: &[&str]) -> &'static str {
+    // Who waits for another CPU is no culprit, whatever it wanted.
+    if frames.iter().take(3).any(|f| begins(f, CALLS)) {
+        return "ipi";
+    }
     for f in frames {
         if let Some((class, _)) = CLASSES.iter().find(|(_, names)| begins(f, names)) {
             return class;
@@ -219,6 +226,7 @@ mod tests {
         timer(&["native_queued_spin_lock_slowpath", "_raw_spin_lock", "fsnotify", "vfs_write"], "spinlock");
         timer(&["native_queued_spin_lock_slowpath", "_raw_spin_lock", "shrink_folio_list"], "reclaim");
         timer(&["crypto_alg_tested", "vfs_read"], "other");
+        timer(&["smp_call_function_many_cond", "on_each_cpu_cond_mask", "zap_pte_range"], "ipi");
     }
 
     #[test]

@@ -36,6 +36,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cgroup_release", "cgroup_release"),
     ("cgroup_rmdir", "cgroup_rmdir"),
     ("cgroup_mkdir", "cgroup_mkdir"),
+    ("lock_end", "contention_end"),
+    ("lock_begin", "contention_begin"),
 ];
 
 /// The programs that see each softirq, in the order in which they are attached.
@@ -50,6 +52,7 @@ pub(crate) struct Thresholds {
     pub(crate) irq: u64,
     pub(crate) irqoff: u64,
     pub(crate) reclaim: u64,
+    pub(crate) lock: u64,
 }
 
 /// The loaded object.
@@ -115,6 +118,7 @@ impl Object {
             .override_global("irq_threshold_ns", &thresholds.irq, true)
             .override_global("irqoff_threshold_ns", &thresholds.irqoff, true)
             .override_global("reclaim_threshold_ns", &thresholds.reclaim, true)
+            .override_global("lock_threshold_ns", &thresholds.lock, true)
             .override_global("cpu_cgroup_v1", &v1, true)
             .map_max_entries("events", ring_bytes())
             .load(OBJECT)

@@ -180,6 +180,7 @@ impl Tracepoints {
                 pid: r.tid,
                 tgid: r.pid,
                 prio: 0,
+                flags: 0,
                 policy: 0,
                 comm: task.comm,
             });

@@ -19,8 +19,9 @@ pub(crate) const THROTTLED: u32 = 12;
 pub(crate) const CGROUP_MKDIR: u32 = 13;
 pub(crate) const CGROUP_RMDIR: u32 = 14;
 pub(crate) const CGROUP_RELEASE: u32 = 15;
+pub(crate) const LOCK: u32 = 16;
 /// Kinds are below this.
-pub(crate) const KINDS: usize = 16;
+pub(crate) const KINDS: usize = 32;
 
 const COMM: usize = 16;
 const STACK: usize = 24;
@@ -29,6 +30,10 @@ const PATH: usize = 384;
 /// Slots of a histogram.
 pub(crate) const SLOTS: usize = 28;
 const VECTORS: usize = 10;
+const QUOTAS: usize = 4;
+
+/// [`Head::flags`]: a kernel thread.
+pub(crate) const KTHREAD: u16 = 1;
 
 /// The beginning of every event.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +48,8 @@ pub(crate) struct Head {
     pub(crate) mem_cgroup: u64,
     pub(crate) pid: u32,
     pub(crate) tgid: u32,
-    pub(crate) prio: u32,
+    pub(crate) prio: u16,
+    pub(crate) flags: u16,
     pub(crate) policy: u32,
     pub(crate) comm: [u8; COMM],
 }
@@ -85,14 +91,25 @@ pub(crate) struct Run {
     pub(crate) comm: [u8; COMM],
 }
 
+/// A cgroup with a CPU quota.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Quota {
+    /// 0 if there are no more.
+    pub(crate) cgroup: u64,
+    pub(crate) throttled: u64,
+}
+
 /// A wait for a CPU and the runs on that CPU before its end.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Runq {
     pub(crate) head: Head,
     pub(crate) clock: u64,
-    pub(crate) quota_cgroup: u64,
-    pub(crate) throttled: u32,
+    /// Of the waiting task's cgroup and its ancestors, nearest first.
+    pub(crate) quotas: [Quota; QUOTAS],
+    /// CPUs on which the waiting task may run.
+    pub(crate) allowed: u32,
     run_pos: u32,
     pub(crate) runs: [Run; RUNS],
 }
@@ -152,7 +169,9 @@ pub(crate) struct Cpu {
     irq_entry: u64,
     irqoff_seen: u64,
     checked: u64,
-    nosched_arrival: u64,
+    hold: [u64; 5],
+    told: [u64; 2],
+    spin: [u64; 2],
     pending_seen: u32,
     run_pos: u32,
     pub(crate) runq: Hist,
@@ -205,12 +224,13 @@ mod tests {
     #[test]
     fn sizes_are_those_of_the_header() {
         let header = include_str!("../../bpf/wire.h");
-        let sizes: [(&str, usize); 11] = [
+        let sizes: [(&str, usize); 12] = [
             ("ws_head", size_of::<Head>()),
             ("ws_stack", size_of::<Stack>()),
             ("ws_irq", size_of::<Irq>()),
             ("ws_run", size_of::<Run>()),
             ("ws_runq", size_of::<Runq>()),
+            ("ws_quota", size_of::<Quota>()),
             ("ws_life", size_of::<Life>()),
             ("ws_hist_key", size_of::<HistKey>()),
             ("ws_hist", size_of::<Hist>()),
@@ -223,12 +243,13 @@ mod tests {
             assert!(header.contains(&line), "wire.h does not say: {line}");
         }
         assert_eq!(header.matches("_Static_assert").count(), sizes.len());
-        assert_eq!((offset_of!(Head, comm), offset_of!(Cpu, runq)), (64, 136));
+        assert_eq!((offset_of!(Head, comm), offset_of!(Cpu, runq)), (64, 200));
     }
 
     #[test]
     fn kinds_and_lengths_are_those_of_the_header() {
         let header = include_str!("../../bpf/wire.h");
+        assert!(header.contains(&format!("#define WS_KTHREAD {KTHREAD}\t")));
         for (name, value) in [
             ("RUNQ", RUNQ),
             ("NOSCHED", NOSCHED),
@@ -245,13 +266,19 @@ mod tests {
             ("CGROUP_MKDIR", CGROUP_MKDIR),
             ("CGROUP_RMDIR", CGROUP_RMDIR),
             ("CGROUP_RELEASE", CGROUP_RELEASE),
+            ("LOCK", LOCK),
             ("KINDS", KINDS as u32),
         ] {
             assert!(header.contains(&format!("\tWS_{name} = {value},")), "{name}");
         }
-        for (name, value) in
-            [("COMM", COMM), ("STACK", STACK), ("RUNS", RUNS), ("PATH", PATH), ("SLOTS", SLOTS)]
-        {
+        for (name, value) in [
+            ("COMM", COMM),
+            ("STACK", STACK),
+            ("RUNS", RUNS),
+            ("PATH", PATH),
+            ("SLOTS", SLOTS),
+            ("QUOTAS", QUOTAS),
+        ] {
             assert!(header.contains(&format!("#define WS_{name} {value}\t")), "{name}");
         }
     }

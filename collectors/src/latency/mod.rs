@@ -40,6 +40,7 @@ pub static STREAMS: &[Stream] = &[
     streams::softirq::STREAM,
     streams::irq::STREAM,
     streams::irqoff::STREAM,
+    streams::lock::STREAM,
     streams::memcg_life::STREAM,
     streams::memcg_zombies::STREAM,
     streams::probes::STREAM,

@@ -27,7 +27,7 @@ macro_rules! probe {
 }
 
 /// All probes; the constants below are their positions.
-pub(super) static PROBES: [Probe; 10] = [
+pub(super) static PROBES: [Probe; 11] = [
     probe!("reclaim.direct", reclaim_direct, ["direct_reclaim_begin", "direct_reclaim_end"], [w::RECLAIM]),
     probe!("reclaim.memcg", reclaim_memcg, ["memcg_reclaim_begin", "memcg_reclaim_end"], [w::MEMCG_RECLAIM]),
     probe!("reclaim.throttled", reclaim_throttled, ["vmscan_throttled"], [w::THROTTLED]),
@@ -48,6 +48,7 @@ pub(super) static PROBES: [Probe; 10] = [
         ["cgroup_release", "cgroup_rmdir", "cgroup_mkdir"],
         [w::CGROUP_MKDIR, w::CGROUP_RMDIR, w::CGROUP_RELEASE]
     ),
+    probe!("lock", lock, ["lock_end", "lock_begin"], [w::LOCK]),
 ];
 
 pub(super) const RECLAIM_DIRECT: usize = 0;
@@ -60,6 +61,10 @@ pub(super) const SOFTIRQ: usize = 6;
 pub(super) const IRQ: usize = 7;
 pub(super) const IRQOFF: usize = 8;
 pub(super) const MEMCG_LIFE: usize = 9;
+pub(super) const LOCK: usize = 10;
+
+/// Probes that are off unless the setting `on` names them: what they cost depends on the load.
+pub(super) const OFF: [&str; 1] = ["lock"];
 
 /// The names, in order.
 pub(super) fn names() -> Vec<&'static str> {
@@ -125,12 +130,13 @@ mod tests {
             (IRQ, "irq"),
             (IRQOFF, "irqoff"),
             (MEMCG_LIFE, "memcg_life"),
+            (LOCK, "lock"),
         ] {
             assert_eq!(PROBES[i].name, name);
             assert_eq!(PROBES[i].stream.name, name);
         }
         let mut kinds: Vec<u32> = PROBES.iter().flat_map(|p| p.kinds.iter().copied()).collect();
         kinds.sort_unstable();
-        assert_eq!(kinds, (1..w::KINDS as u32).collect::<Vec<_>>());
+        assert_eq!(kinds, (1..=w::LOCK).collect::<Vec<_>>());
     }
 }

@@ -15,12 +15,12 @@ const OLD: u64 = 10 * SEC;
 
 /// What `nr_throttled` was, by cgroup.
 #[derive(Debug, Default)]
-pub(super) struct Throttles(HashMap<u64, Vec<(u64, u32)>>);
+pub(super) struct Throttles(HashMap<u64, Vec<(u64, u64)>>);
 
 impl Throttles {
     /// Whether the counter moved between `begin` and `end`, at which it was `value`. Where no recent value from before
     /// is known, a cgroup that was ever throttled counts as throttled: better no culprit than an innocent one.
-    pub(super) fn moved(&mut self, cgroup: u64, begin: u64, end: u64, value: u32) -> bool {
+    pub(super) fn moved(&mut self, cgroup: u64, begin: u64, end: u64, value: u64) -> bool {
         if self.0.len() >= MOST && !self.0.contains_key(&cgroup) {
             self.0.clear();
         }

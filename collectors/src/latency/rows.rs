@@ -23,6 +23,17 @@ const NAMED: usize = 5;
 /// After failing to find names for addresses, the symbols are read again at most this often: modules come and go.
 const SYMBOLS_AGAIN: u64 = 60 * SEC;
 
+/// A task that held a CPU.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    tgid: u32,
+    kind: &'static str,
+    begin: u64,
+    /// So far, or for good.
+    end: u64,
+    over: bool,
+}
+
 /// Makes rows.
 pub(super) struct Rows {
     streams: Vec<Arc<Stream>>,
@@ -34,8 +45,8 @@ pub(super) struct Rows {
     pub(super) cgroups: Cgroups,
     pub(super) ledger: Ledger,
     throttles: Throttles,
-    /// The process whose long run was told as running, by CPU: only that one's end is told.
-    holding: HashMap<u32, u32>,
+    /// The newest hold that was told, by CPU.
+    holds: HashMap<u32, Hold>,
     symbols: Option<Symbols>,
     symbols_read: u64,
     kallsyms: PathBuf,
@@ -52,7 +63,7 @@ impl Rows {
             cgroups: Cgroups::new(roots),
             ledger: Ledger::default(),
             throttles: Throttles::default(),
-            holding: HashMap::new(),
+            holds: HashMap::new(),
             symbols: None,
             symbols_read: 0,
             kallsyms: roots.proc("kallsyms"),
@@ -94,6 +105,7 @@ impl Rows {
             }
             wire::IRQ => self.irq(&wire::read(bytes)?),
             wire::IRQOFF => self.irqoff(&wire::read(bytes)?),
+            wire::LOCK => self.lock(&wire::read(bytes)?),
             _ => self.life(&wire::read(bytes)?)?,
         }
         self.events[probe] += 1;
@@ -159,10 +171,33 @@ impl Rows {
         let first = found.first();
         let culprit_cgroup = first.and_then(|c| self.cgroups.path(Controller::Cpu, c.cgroup, c.pid));
         let begin = h.boot_ns.saturating_sub(h.dur_ns);
-        let quota = e.quota_cgroup != 0;
-        let throttled = quota && self.throttles.moved(e.quota_cgroup, begin, h.boot_ns, e.throttled);
+        // Every quota is looked at, so that each is known the next time.
+        let mut used_up = None;
+        for q in e.quotas.iter().filter(|q| q.cgroup != 0) {
+            if self.throttles.moved(q.cgroup, begin, h.boot_ns, q.throttled) {
+                used_up = Some(q.cgroup);
+            }
+        }
+        let nearest = e.quotas.first().map(|q| q.cgroup).filter(|c| *c != 0);
+        let (quota, throttled) = (nearest.is_some(), used_up.is_some());
+        let owner = used_up.or(nearest).and_then(|id| self.cgroups.path(Controller::Cpu, id, 0));
+        let rt_share: f64 = found.iter().filter(|c| c.rt).map(|c| c.share).sum();
+        let behind = if throttled {
+            "quota"
+        } else if rt_share >= 0.5 {
+            "rt"
+        } else if self.held_in_kernel(h.cpu, begin, h.boot_ns) {
+            "kernel"
+        } else {
+            "others"
+        };
         let comm = wire::string(&h.comm);
-        let subjects = [Subject::Cpu(h.cpu)].into_iter().chain(cgroup.clone().map(Subject::Cgroup));
+        // Who owns the quota hears of those who wait for it.
+        let above = owner.clone().filter(|o| throttled && cgroup.as_ref() != Some(o));
+        let subjects = [Subject::Cpu(h.cpu)]
+            .into_iter()
+            .chain(cgroup.clone().map(Subject::Cgroup))
+            .chain(above.map(Subject::Cgroup));
         self.put(probes::RUNQ, h.boot_ns, subjects, |row| {
             use s::runq as f;
             row.int(f::DELAY, h.dur_ns)
@@ -170,10 +205,16 @@ impl Rows {
                 .gauge(f::PID, f64::from(h.pid))
                 .gauge(f::QUOTA, f64::from(u8::from(quota)))
                 .gauge(f::THROTTLED, f64::from(u8::from(throttled)))
+                .gauge(f::RT_SHARE, rt_share.min(1.0))
+                .text(f::BEHIND, behind)
+                .gauge(f::ALLOWED, f64::from(e.allowed))
                 .gauge(f::CPU, f64::from(h.cpu))
                 .gauge(f::UNEXPLAINED, (1.0 - explained).clamp(0.0, 1.0));
             if let Some(c) = &cgroup {
                 row.text(f::CGROUP, c.clone());
+            }
+            if let Some(c) = &owner {
+                row.text(f::QUOTA_CGROUP, c.clone());
             }
             if let Some(c) = first {
                 row.text(f::CULPRIT, wire::string(&c.comm))
@@ -189,28 +230,33 @@ impl Rows {
     }
 
     fn nosched(&mut self, h: &Head, stack: Option<&Stack>) {
-        let rt = is_rt(h.policy);
+        let (rt, kthread) = (is_rt(h.policy), h.flags & wire::KTHREAD != 0);
         let described = stack.map(|e| self.describe(e, Taken::InTimer));
-        // A heavier task in user mode may run for long among lighter ones: the scheduler wants it so.
-        if !rt && described.as_ref().is_some_and(|d| d.what == "user") {
-            return;
-        }
-        match stack {
-            Some(_) => {
-                self.holding.insert(h.cpu, h.tgid);
+        let begin = h.boot_ns.saturating_sub(h.dur_ns);
+        let hold = match (&described, self.holds.get(&h.cpu)) {
+            // The scheduler could have taken the CPU, had it wanted to.
+            (Some(d), _) if !rt && d.what == "user" => return,
+            (Some(d), _) => {
+                Hold { tgid: h.tgid, kind: kind_of(d.what, rt, kthread), begin, end: h.boot_ns, over: false }
             }
-            None if self.holding.remove(&h.cpu) == Some(h.tgid) => {}
-            None => return,
-        }
+            // Only the end of a hold that was told is told.
+            (None, Some(told)) if told.tgid == h.tgid && !told.over => {
+                Hold { begin, end: h.boot_ns, over: true, ..*told }
+            }
+            (None, _) => return,
+        };
+        self.holds.insert(h.cpu, hold);
         let cgroup = self.cgroups.path(Controller::Cpu, h.cpu_cgroup, h.tgid);
         let comm = wire::string(&h.comm);
         self.put(probes::NOSCHED, h.boot_ns, [Subject::Cpu(h.cpu)], |row| {
             use s::nosched as f;
             row.int(f::DURATION, h.dur_ns)
                 .text(f::PHASE, if stack.is_some() { "running" } else { "ended" })
+                .text(f::KIND, hold.kind)
                 .text(f::COMM, comm.as_str())
                 .gauge(f::PID, f64::from(h.tgid))
-                .gauge(f::RT, f64::from(u8::from(rt)));
+                .gauge(f::RT, f64::from(u8::from(rt)))
+                .gauge(f::KTHREAD, f64::from(u8::from(kthread)));
             if stack.is_some() {
                 row.gauge(f::RUNNABLE, h.aux as f64);
             }
@@ -221,6 +267,14 @@ impl Rows {
                 row.text(f::CGROUP, c.clone());
             }
         });
+    }
+
+    /// Whether a task that did not leave the kernel held the CPU for half of that time.
+    fn held_in_kernel(&self, cpu: u32, begin: u64, end: u64) -> bool {
+        self.holds.get(&cpu).is_some_and(|hold| {
+            let both = hold.end.min(end).saturating_sub(hold.begin.max(begin));
+            matches!(hold.kind, "kernel" | "kthread" | "softirq") && both >= end.saturating_sub(begin) / 2
+        })
     }
 
     fn softirq(&mut self, e: &Stack) {
@@ -267,6 +321,25 @@ impl Rows {
                 .text(s::irqoff::WHAT, d.what)
                 .text(s::irqoff::COMM, comm.as_str())
                 .gauge(s::irqoff::PID, f64::from(h.tgid));
+        });
+    }
+
+    fn lock(&mut self, e: &Stack) {
+        let h = &e.head;
+        let d = self.describe(e, Taken::InSoftirq);
+        let comm = wire::string(&h.comm);
+        let cgroup = self.cgroups.path(Controller::Cpu, h.cpu_cgroup, h.tgid);
+        self.put(probes::LOCK, h.boot_ns, [Subject::Cpu(h.cpu)], |row| {
+            use s::lock as f;
+            row.int(f::DURATION, h.dur_ns)
+                .text(f::TYPE, lock_type(h.aux))
+                .text(f::COMM, comm.as_str())
+                .gauge(f::PID, f64::from(h.tgid))
+                .text(f::WHAT, d.what)
+                .text(f::STACK, d.stack.as_str());
+            if let Some(c) = &cgroup {
+                row.text(f::CGROUP, c.clone());
+            }
         });
     }
 
@@ -334,6 +407,37 @@ impl Rows {
     /// Whether functions have names, once a stack was described.
     pub(super) fn has_symbols(&self) -> Option<bool> {
         self.symbols.as_ref().map(|s| !s.is_empty())
+    }
+}
+
+/// Why nothing else ran, `nosched.kind`.
+fn kind_of(what: &str, rt: bool, kthread: bool) -> &'static str {
+    match what {
+        _ if rt => "rt",
+        "reclaim" | "compaction" => "memory",
+        "writeback" if kthread => "background",
+        "softirq" | "softirq_net_rx" => "softirq",
+        _ if kthread => "kthread",
+        _ => "kernel",
+    }
+}
+
+/// LCB_F_* (include/trace/events/lock.h).
+fn lock_type(flags: u64) -> &'static str {
+    const SPIN: u64 = 1;
+    const READ: u64 = 2;
+    const WRITE: u64 = 4;
+    const RT: u64 = 8;
+    const PERCPU: u64 = 16;
+    const MUTEX: u64 = 32;
+    match flags {
+        f if f & RT != 0 => "rt_mutex",
+        f if f & PERCPU != 0 => "percpu_rwsem",
+        f if f & MUTEX != 0 => "mutex",
+        f if f & SPIN != 0 => "spin",
+        f if f & READ != 0 => "rwsem_read",
+        f if f & WRITE != 0 => "rwsem_write",
+        _ => "other",
     }
 }
 

@@ -25,11 +25,11 @@ const GATHER: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 4096;
 /// Between two readings of totals.
 const INTERVAL: u64 = SEC;
-/// Softirqs a second on one CPU above which watching each costs too much (2 % of the CPU), how many seconds in a row,
-/// and how long they are then left alone.
+/// Softirqs a second on one CPU above which watching each costs too much (2 % of the CPU), for how long they are then
+/// left alone, and for how long at most if it is so again and again.
 const SOFTIRQS: u64 = 100_000;
-const SOFTIRQ_SECONDS: u32 = 3;
 const SOFTIRQ_REST: u64 = 30 * SEC;
+const SOFTIRQ_LONGEST_REST: u64 = 240 * SEC;
 
 /// The collector, ready to run.
 pub(super) struct Latency {
@@ -353,7 +353,7 @@ fn open_perf(
 struct SoftirqLoad {
     before: Vec<u64>,
     judged_ns: u64,
-    seconds: u32,
+    rest: u64,
     rest_until: u64,
 }
 
@@ -367,10 +367,14 @@ enum Verdict {
 impl SoftirqLoad {
     /// Judges the CPUs' counts of softirqs at `now_ns`.
     fn judge(&mut self, counts: impl Iterator<Item = u64>, watching: bool, now_ns: u64) -> Verdict {
-        if !watching {
-            return if now_ns >= self.rest_until { Verdict::StepUp } else { Verdict::Keep };
-        }
         let counts: Vec<u64> = counts.collect();
+        if !watching {
+            if now_ns < self.rest_until {
+                return Verdict::Keep;
+            }
+            (self.before, self.judged_ns) = (counts, now_ns);
+            return Verdict::StepUp;
+        }
         let passed = now_ns.saturating_sub(self.judged_ns).max(1);
         let most = counts
             .iter()
@@ -380,12 +384,12 @@ impl SoftirqLoad {
             .unwrap_or(0);
         let rate = u64::try_from(u128::from(most) * u128::from(SEC) / u128::from(passed)).unwrap_or(u64::MAX);
         (self.before, self.judged_ns) = (counts, now_ns);
-        self.seconds = if rate > SOFTIRQS { self.seconds + 1 } else { 0 };
-        if self.seconds < SOFTIRQ_SECONDS {
+        if rate <= SOFTIRQS {
+            self.rest = 0;
             return Verdict::Keep;
         }
-        self.seconds = 0;
-        self.rest_until = now_ns + SOFTIRQ_REST;
+        self.rest = (2 * self.rest).clamp(SOFTIRQ_REST, SOFTIRQ_LONGEST_REST);
+        self.rest_until = now_ns + self.rest;
         Verdict::StepDown(rate)
     }
 }
@@ -400,18 +404,23 @@ mod tests {
         let mut judge =
             |second: u64, count: u64, watching| load.judge([5, count].into_iter(), watching, second * SEC);
         assert_eq!(judge(1, 0, true), Verdict::Keep);
-        assert_eq!(judge(2, 250_000, true), Verdict::Keep);
-        assert_eq!(judge(3, 500_000, true), Verdict::Keep);
-        assert_eq!(judge(4, 750_000, true), Verdict::StepDown(250_000));
-        assert_eq!(judge(5, 750_000, false), Verdict::Keep);
-        assert_eq!(judge(35, 750_000, false), Verdict::StepUp);
-        // Counting begins anew: what was not seen is no load.
-        assert_eq!(judge(36, 750_001, true), Verdict::Keep);
+        assert_eq!(judge(2, 90_000, true), Verdict::Keep);
+        assert_eq!(judge(3, 340_000, true), Verdict::StepDown(250_000));
+        assert_eq!(judge(4, 340_000, false), Verdict::Keep);
+        assert_eq!(judge(33, 340_000, false), Verdict::StepUp);
+        // It is so again: they are left alone for longer.
+        assert_eq!(judge(34, 640_000, true), Verdict::StepDown(300_000));
+        assert_eq!(judge(93, 640_000, false), Verdict::Keep);
+        assert_eq!(judge(94, 640_000, false), Verdict::StepUp);
+        // A second that goes well makes the next rest short again.
+        assert_eq!(judge(95, 640_001, true), Verdict::Keep);
+        assert_eq!(judge(96, 940_001, true), Verdict::StepDown(300_000));
+        assert_eq!(judge(126, 940_001, false), Verdict::StepUp);
     }
 
     #[test]
     fn probes_that_are_off_are_silent() {
-        let t = Thresholds { runq: 1, nosched: 1, softirq: 1, irq: 1, irqoff: 1, reclaim: 1 };
+        let t = Thresholds { runq: 1, nosched: 1, softirq: 1, irq: 1, irqoff: 1, reclaim: 1, lock: 1 };
         let t = only_wanted(t, &|i| i == probes::RUNQ);
         assert!(t.runq > 3600 * SEC && t.runq.checked_mul(4).is_some());
         assert_eq!((t.nosched, t.irqoff), (1, 1));

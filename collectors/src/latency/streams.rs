@@ -101,9 +101,16 @@ stream! {
     CULPRIT_RT = Field::gauge("culprit_rt", Unit::None, "1 if the culprit's policy is FIFO, RR or DEADLINE");
     CULPRIT_CGROUP = Field::text("culprit_cgroup", "the culprit's CPU cgroup");
     CULPRITS = Field::text("culprits", "the tasks that ran, with pid and share of the delay, heaviest first");
+    RT_SHARE = Field::gauge("rt_share", Unit::Ratio, "the part of the delay in which FIFO, RR or DEADLINE tasks ran, together");
+    BEHIND = Field::text("behind",
+        "what it waited for: quota (used up), rt (real-time tasks ran half of the delay), kernel (a task that did not leave \
+         the kernel, see nosched.kind), others");
     QUOTA = Field::gauge("quota", Unit::None, "1 if the waiting task's cgroup or an ancestor has a CPU quota");
     THROTTLED = Field::gauge("throttled", Unit::None,
-        "1 if that quota was used up in the meantime (nr_throttled moved): then nobody who ran is to blame");
+        "1 if such a quota was used up in the meantime (nr_throttled moved): then nobody who ran is to blame");
+    QUOTA_CGROUP = Field::text("quota_cgroup",
+        "the cgroup whose quota was used up, else the nearest that has one: the task's own or an ancestor");
+    ALLOWED = Field::gauge("allowed_cpus", Unit::Count, "CPUs on which the task may run (its affinity and cpuset)");
     CPU = Field::gauge("cpu", Unit::None, "the CPU on which it ran at last");
     UNEXPLAINED = Field::gauge("unexplained_share", Unit::Ratio,
         "the part of the delay in which no run of 1 ms or more is known: many short runs, interrupts, steal, throttling");
@@ -124,14 +131,20 @@ stream! {
     /// A CPU that did not schedule.
     nosched = occurrences("nosched",
         "a task held a CPU without a switch while others waited; told while it still does, and again at its end") of [Cpu];
-    DURATION = Field::duration("duration", "how long it had run: so far, or in all at its end; take the maximum, not the sum");
+    DURATION = Field::duration("duration",
+        "how long: so far, or in all at its end; take the maximum, not the sum. For a real-time task since it was put on \
+         the CPU, for others the time in one piece of kernel work (no tick in user mode, no page fault, no read or write ended)");
+    KIND = Field::text("kind",
+        "why nothing else ran: kernel (a task's work there), kthread (a kernel thread's), softirq (softirqs kept the task from going on), rt (its policy), memory (reclaim and \
+         compaction, which the memory rules judge), background (writeback by a kernel thread)");
+    KTHREAD = Field::gauge("kthread", Unit::None, "1 for a kernel thread");
     PHASE = Field::text("phase", "running while it still held the CPU, ended when it had given it back");
     COMM = Field::text("comm", "the task that held the CPU");
     PID = Field::gauge("pid", Unit::None, "its process id");
     RT = Field::gauge("rt", Unit::None, "1 if its policy is FIFO, RR or DEADLINE");
     RUNNABLE = Field::gauge("runnable", Unit::Count, "tasks runnable on the CPU, the running one included");
     WHAT = Field::text("what",
-        "what it did: memcg_stat, reclaim, compaction, page_table, softirq_net_rx, softirq, writeback, spinlock, other, user");
+        "what it did: memcg_stat, reclaim, compaction, page_table, softirq_net_rx, softirq, writeback, ipi (waiting for another CPU to answer), spinlock, other, user");
     STACK = Field::text("stack", "kernel symbols, innermost first, joined by `;`; empty in user mode");
     CGROUP = Field::text("cgroup", "its CPU cgroup");
 }
@@ -168,6 +181,20 @@ stream! {
     WHAT = Field::text("what", "what the CPU did, as in nosched.what");
     COMM = Field::text("comm", "the task on the CPU");
     PID = Field::gauge("pid", Unit::None, "its process id");
+}
+
+stream! {
+    /// Waits for kernel locks.
+    lock = occurrences("lock",
+        "a task waited long for a lock of the kernel (lock:contention_begin, _end, kernel 5.19; off unless `on = [\"lock\"]`)")
+        of [Cpu];
+    DURATION = Field::duration("duration", "how long it waited");
+    TYPE = Field::text("type", "spin, mutex, rt_mutex, percpu_rwsem, rwsem_read, rwsem_write or other");
+    COMM = Field::text("comm", "the task that waited");
+    PID = Field::gauge("pid", Unit::None, "its process id");
+    CGROUP = Field::text("cgroup", "its CPU cgroup");
+    WHAT = Field::text("what", "what it did, as in nosched.what");
+    STACK = Field::text("stack", "kernel symbols, innermost first, joined by `;`");
 }
 
 stream! {

@@ -8,6 +8,7 @@ mod diag;
 #[cfg(test)]
 mod equality;
 mod functions;
+mod interface;
 mod library;
 mod literal;
 mod lower;
@@ -19,12 +20,14 @@ mod recover;
 mod rule;
 mod sandbox;
 mod testing;
+mod trace;
 mod tree;
 mod types;
 
 pub use codes::{Code, by_name as code};
 pub use conclusion::Conclusion;
 pub use diag::{Diagnostic, Level, Place};
+pub use interface::{Described, Family, definitions, interface};
 pub use library::Libraries;
 pub use manifest::{
     API, At, Explains, Manifest, OnMissing, Param, ParamValue, Severity, Shape, Take, When, WindowDecl,
@@ -38,3 +41,4 @@ pub(crate) use context::Ctx;
 pub(crate) use program::{Bin, Op, Prop};
 pub(crate) use program::{LANES, Need, Numbers, Program, Scratch, Source};
 pub(crate) use sandbox::Judged;
+pub(crate) use trace::trace;

@@ -207,7 +207,8 @@ fn base(operations: u64, used: &Rc<Cell<u64>>, begun: &Rc<Cell<u32>>, reached: &
         .set_max_string_size(32 * 1024)
         // Together with the depth of calls these bound what a call can hold: 16 times 64 variables of so much.
         .set_max_array_size(256)
-        .set_max_map_size(256)
+        // All keys of nested maps together: 32 events of some 30 fields.
+        .set_max_map_size(1024)
         .set_max_variables(64)
         .set_max_functions(128)
         .set_max_modules(0)

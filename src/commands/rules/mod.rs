@@ -1,5 +1,7 @@
 //! `whystall rules`: list, show and begin rules.
 
+mod reference;
+
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -7,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::Context as _;
-use whystall_engine::script::{At, ParamValue, Rule, Sandbox, Take, When, WindowDecl};
+use whystall_collectors::runner::clock;
+use whystall_engine::script::{At, ParamValue, Rule, Sandbox, Take, When, WindowDecl, definitions};
 use whystall_event::text::{did_you_mean, escape};
 use whystall_event::{SubjectKind, format_duration};
 
 use super::{Outcome, Result, colours, context, print, say, usage};
 use crate::cli::{Rules, RulesCommand};
+use crate::daemon::exceptions::Exceptions;
 use crate::daemon::rule_set::{Choice, RuleSet, lacking};
 use crate::render::{Style, Table, wrap};
 
@@ -24,6 +28,14 @@ pub(super) fn rules(args: &Rules) -> Result {
         RulesCommand::List => list(),
         RulesCommand::Show { id } => show(id),
         RulesCommand::New { id } => new(id),
+        RulesCommand::Definitions => {
+            print(&definitions())?;
+            Ok(Outcome::Fine)
+        }
+        RulesCommand::Reference => {
+            print(&reference::reference())?;
+            Ok(Outcome::Fine)
+        }
     }
 }
 
@@ -55,7 +67,7 @@ fn list() -> Result {
         ]);
     }
     print(&table.render(0))?;
-    for note in &set.notes {
+    for note in set.notes.iter().chain(&Exceptions::of(&config).lines(clock::now().wall_ns)) {
         say(&format!("note: {note}"));
     }
     if set.errors() > 0 {

@@ -188,3 +188,77 @@ fn cpu_quota(scene: &mut Scene<'_>) -> Result<Proof> {
             number(&reports[0], "max_ms")?
         )))
 }
+
+/// Two SCHED_RR tasks take turns on one CPU for 5 s, 700 ms on and 50 ms off each, beside an ordinary process.
+///
+/// Bounds and proof as for `rt_hog`.
+pub(super) const RR_HOGS: Fault = Fault {
+    name: "rr_hogs",
+    expect: sched_delay(&["cpu.rt_hog"], SubjectPattern::CpuOrCgroup),
+    available: rt_available,
+    run: rr_hogs,
+};
+
+fn rr_hogs(scene: &mut Scene<'_>) -> Result<Proof> {
+    let cpu = scene.host.victim_cpu()?;
+    scene.names.cpu = Some(cpu);
+    let group = scene.cgroup()?;
+    let away = Away::from_victim_cpu(scene.host)?;
+    let victim = settings![cpu = cpu, for_ms = 6500, period_ms = 10, work_ms = 1];
+    let victim = Kid::start("waker", Some(&group), &victim)?;
+    scene.sleep(Duration::from_secs(1))?;
+    let before = SchedStat::read(victim.pid())?;
+    let mut kids = Vec::new();
+    for _ in 0..2 {
+        let hog = settings![cpu = cpu, rr = 50, for_ms = 5000, on_ms = 700, off_ms = 50];
+        kids.push(Kid::start("spin", None, &hog)?);
+    }
+    scene.onset();
+    scene.sleep(Duration::from_millis(4600))?;
+    let waited = SchedStat::read(victim.pid())?.since(&before).wait_ns as f64 / 1e6;
+    let policies = kids.iter().map(|k| policy_of(k.pid())).collect::<Result<Vec<_>>>()?;
+    kids.push(victim);
+    let reports = scene.finish(kids, Duration::from_secs(10))?;
+    drop(away);
+    scene.keep(group);
+    Ok(Proof::default()
+        .must(policies == [libc::SCHED_RR as u64; 2], format!("the hogs' policies are {policies:?} (2: RR)"))
+        .must(waited > 2000.0, format!("the victim waited {waited:.0} ms of 4600"))
+        .note(format!("late at worst {:.0} ms", number(&reports[2], "max_ms")?)))
+}
+
+/// As `cpu_quota`, but the quota is that of the grandparent of the cgroup in which the tasks are.
+///
+/// Bounds and proof as for `cpu_quota`.
+pub(super) const NESTED_QUOTA: Fault = Fault {
+    name: "nested_quota",
+    expect: sched_delay(&["cpu.quota"], SubjectPattern::Cgroup),
+    available: |host| host.needs("cpu"),
+    run: nested_quota,
+};
+
+fn nested_quota(scene: &mut Scene<'_>) -> Result<Proof> {
+    let group = scene.cgroup()?;
+    group.limit_cpu(20_000, 100_000)?;
+    let inner = group.child("pod")?.child("app")?;
+    let before = group.throttled()?;
+    let mut kids =
+        vec![Kid::start("waker", Some(&inner), &settings![for_ms = 12_000, period_ms = 10, work_ms = 1])?];
+    for _ in 0..2 {
+        kids.push(Kid::start("spin", Some(&inner), &settings![for_ms = 12_000])?);
+    }
+    scene.onset_when("throttling", Duration::from_secs(5), || {
+        Ok(group.throttled()?.throttled > before.throttled)
+    })?;
+    let reports = scene.finish(kids, Duration::from_secs(20))?;
+    let (now, below) = (group.throttled()?, inner.throttled()?.throttled);
+    let (periods, throttled) = (now.periods - before.periods, now.throttled - before.throttled);
+    scene.keep(group);
+    Ok(Proof::default()
+        .must(
+            throttled * 2 > periods && throttled > 20,
+            format!("{throttled} of {periods} periods throttled"),
+        )
+        .must(below == 0, format!("{below} in the cgroup of the tasks"))
+        .note(format!("the victim's 1 ms late at worst by {:.0} ms", number(&reports[0], "max_ms")?)))
+}

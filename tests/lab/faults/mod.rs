@@ -1,7 +1,9 @@
 //! The faults and quiet controls, in the order in which they run.
 
 mod cpu;
+mod kernel;
 mod memory;
+mod net;
 mod quiet;
 mod quiet_memory;
 mod zombie;
@@ -17,6 +19,15 @@ pub(crate) const ALL: &[Fault] = &[
     cpu::RT_HOG,
     cpu::CFS_OVERCOMMIT,
     cpu::CPU_QUOTA,
+    cpu::RR_HOGS,
+    cpu::NESTED_QUOTA,
+    kernel::LONG_RUN,
+    kernel::DENTRY_WALK,
+    kernel::IRQ_OFF,
+    kernel::SLOW_SOFTIRQ,
+    net::OVERLOAD,
+    net::NAPI_BEHIND_RT,
+    net::SOFTIRQ_BESIDE_RT,
     quiet::IDLE,
     quiet::LIVE_CGROUPS,
     quiet::NICE_BATCH,

@@ -184,6 +184,8 @@ pub struct Explains {
     pub when: When,
     /// Only if the other finding concluded one of these causes; empty for any.
     pub causes: Vec<String>,
+    /// Only if this rule's finding concluded one of these causes; empty for any.
+    pub by: Vec<String>,
 }
 
 /// What happens to a finding while its windows are unknown.

@@ -264,9 +264,10 @@ fn read_explains(t: &mut Taker<'_>, report: &mut Report<'_>) -> Vec<Explains> {
             }
         };
         let causes = e.texts("causes", report).into_iter().map(|(s, _)| s).collect();
+        let by = e.texts("by", report).into_iter().map(|(s, _)| s).collect();
         e.finish(report);
         if let (Some(rule), Some(when)) = (rule, when) {
-            out.push(Explains { rule, when, causes });
+            out.push(Explains { rule, when, causes, by });
         }
     }
     out
