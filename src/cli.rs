@@ -56,10 +56,21 @@ pub enum Command {
     Fields(Fields),
     /// List, show and begin rules.
     Rules(Rules),
-    /// Explain an error code, a rule or a cause.
+    /// Explain an error code, a rule, a cause or an incident.
     ///
-    /// CODE is printed with each problem that `check` finds, such as R012.
+    /// CODE is printed with each problem that `check` finds, such as R012. Incidents are those that `run` kept.
     Explain(Explain),
+    /// List the incidents that `run` kept.
+    ///
+    /// Works beside a running daemon. Incidents that are open are always listed.
+    Incidents(Incidents),
+    /// Try a receiver, look at what waits to be delivered, and try it again.
+    Notify(Notify),
+    /// Keep silent about some incidents for a while.
+    ///
+    /// A running daemon heeds it within a second or two. Incidents are kept all the same; those that outlast the
+    /// silence are told then, and what was told before is told when it ends.
+    Silence(Silence),
     /// Say what works on this host, and what to do about the rest.
     ///
     /// Makes one pass of each collector and looks at what each built-in rule needs. Status 1 if something fails that
@@ -241,9 +252,106 @@ pub enum RulesCommand {
 /// `explain`
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// An error code (R012), a rule's id, or a cause's id.
+    /// An error code (R012), a rule's id, a cause's id, or an incident's id.
     #[arg(value_name = "CODE|ID")]
     pub what: String,
+}
+
+/// `incidents`
+#[derive(Debug, Args)]
+pub struct Incidents {
+    /// How far back to look, such as 1h or 7d.
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "24h")]
+    pub since: Duration,
+    /// For people, or each incident's newest verdict as one JSON object a line.
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// `notify`
+#[derive(Debug, Args)]
+pub struct Notify {
+    /// What to do.
+    #[command(subcommand)]
+    pub what: NotifyCommand,
+}
+
+/// What `notify` can do.
+#[derive(Debug, Subcommand)]
+pub enum NotifyCommand {
+    /// Send a test notification to a receiver of the config, once, and say what came of it.
+    Test {
+        /// The receiver's name.
+        #[arg(value_name = "RECEIVER")]
+        receiver: String,
+        /// The config; without it /etc/whystall/whystall.toml.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// What waits to be delivered, and what was given up.
+    Outbox {
+        /// What to do with it.
+        #[command(subcommand)]
+        what: OutboxCommand,
+    },
+}
+
+/// What `notify outbox` can do.
+#[derive(Debug, Subcommand)]
+pub enum OutboxCommand {
+    /// List it. Status 1 if something was given up.
+    List {
+        /// For people, or as one JSON object a line.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// Try it again now, also what was given up. Status 1 if there is no such thing.
+    Retry {
+        /// A receiver's name, or an id that `list` shows; without it everything.
+        #[arg(value_name = "RECEIVER|ID")]
+        which: Option<String>,
+    },
+}
+
+/// `silence`
+#[derive(Debug, Args)]
+pub struct Silence {
+    /// What to do.
+    #[command(subcommand)]
+    pub what: SilenceCommand,
+}
+
+/// What `silence` can do.
+#[derive(Debug, Subcommand)]
+pub enum SilenceCommand {
+    /// Add a silence and print its id.
+    Add {
+        /// LABEL=PATTERN; all must match. Labels are those of routes: severity, rule, cause, tag, subject, workload,
+        /// namespace, pod, container, unit, host. `*` stands for any text, `?` for one character.
+        #[arg(value_name = "LABEL=PATTERN", required = true)]
+        matchers: Vec<String>,
+        /// For how long, such as 2h.
+        #[arg(long = "for", value_name = "TIME", value_parser = duration, default_value = "1h")]
+        duration: Duration,
+        /// Why.
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// List the silences that hold.
+    List {
+        /// Also those that are over.
+        #[arg(long)]
+        all: bool,
+        /// For people, or as one JSON object a line.
+        #[arg(long, value_enum, default_value_t)]
+        output: Output,
+    },
+    /// End a silence now. Status 1 if there is none that holds.
+    Expire {
+        /// Its id.
+        #[arg(value_name = "ID")]
+        id: String,
+    },
 }
 
 /// `doctor`

@@ -9,3 +9,4 @@ pub mod notify;
 pub mod recording;
 pub mod render;
 pub mod schema;
+pub mod store;

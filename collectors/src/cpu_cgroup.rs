@@ -4,6 +4,8 @@
 //! `cpuacct.usage` on v1, whether `cpuacct` is in a hierarchy of its own or not; on hybrid hosts also the pressure of the
 //! same groups in the v2 tree. Sources: cgroup-v2.rst, scheduler/sched-bwc.rst, cgroup-v1/cpuacct.rst.
 //!
+//! A group in which nothing moved for some passes is read every second pass until something does.
+//!
 //! Throttling counts against the group that has the quota; the groups below it wait without a count of their own.
 
 use std::sync::Arc;
@@ -46,6 +48,10 @@ pub static COLLECTOR: Collector = Collector {
 
 /// Every n-th pass asks again whether a cgroup without a quota has one now.
 const LOOK_FOR_QUOTA: u32 = 8;
+/// After this many readings in which nothing moved, a cgroup is read every n-th pass; so are directories without
+/// children asked for some.
+const STILL: u8 = 4;
+const IDLE_EVERY: u32 = 2;
 
 fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let max = cgroup::max_cgroups(settings)?;
@@ -68,7 +74,9 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
         .into_iter()
         .map(|(h, layout)| {
             debug_assert!(layout.v2 == (h.version == Version::V2));
-            Ok(Part { layout, tree: cgroup::open_tree(h, layout.files, max, layout.fds)?, cursor: 0 })
+            let mut tree = cgroup::open_tree(h, layout.files, max, layout.fds)?;
+            tree.rest_leaves(IDLE_EVERY);
+            Ok(Part { layout, tree, cursor: 0 })
         })
         .collect::<Result<Vec<_>, Unavailable>>()?;
     Ok(Built::Polled(Box::new(CpuCgroup {
@@ -156,6 +164,9 @@ struct Part {
 struct Seen {
     has_quota: bool,
     read: bool,
+    /// CPU time, periods and pressure at the last reading, and in how many they stood still.
+    moving: [Option<u64>; 3],
+    still: u8,
 }
 
 struct CpuCgroup {
@@ -232,6 +243,9 @@ pub(crate) fn parse_stat(bytes: &[u8]) -> Stat {
 fn read_one(part: &mut Part, id: u32, passes: u32, buf: &mut Vec<u8>, batch: &mut Batch) {
     let Part { layout, tree, .. } = part;
     let Some(node) = tree.node(id) else { return };
+    if node.data.still >= STILL && !cgroup::turn(passes, id, IDLE_EVERY, 0) {
+        return;
+    }
     let path = node.path.clone();
     let ask_quota =
         node.data.has_quota || !node.data.read || cgroup::turn(passes, id, LOOK_FOR_QUOTA, tree.len());
@@ -270,6 +284,10 @@ fn read_one(part: &mut Part, id: u32, passes: u32, buf: &mut Vec<u8>, batch: &mu
     }
     if let Some(node) = tree.node_mut(id) {
         node.data.read = true;
+        let moving = [v.usage, v.stat.periods, v.pressure.some];
+        let stood = node.data.moving == moving;
+        node.data.still = if stood { node.data.still.saturating_add(1).min(STILL) } else { 0 };
+        node.data.moving = moving;
         if ask_quota {
             node.data.has_quota = matches!(v.quota, Some(Quota::Cpus(_)));
         }

@@ -4,9 +4,9 @@
 //! `memory.usage_in_bytes`, `memory.failcnt`, `memory.oom_control`, `memory.stat` and `memory.limit_in_bytes` on v1;
 //! on hybrid hosts also the pressure of the same groups in the v2 tree. Sources: cgroup-v2.rst and cgroup-v1/memory.rst.
 //!
-//! The cheap files are read each pass. `memory.stat`, ten times dearer, is read where use or events moved, else every
-//! fifth pass (rarer with thousands of cgroups), within a budget of time; a row carries only what was read in its pass. It
-//! never writes to a group. Of the files that old kernels fill by walking all zombies it reads `memory.stat`, timed and
+//! The cheap files are read each pass, but for the events of an unlimited cgroup whose use stood still. `memory.stat`, ten
+//! times dearer, is read where use or events moved, else every tenth pass (rarer with thousands of cgroups), within a
+//! budget of time; a row carries only what was read in its pass. It never writes to a group. Of the files that old kernels fill by walking all zombies it reads `memory.stat`, timed and
 //! within that budget, and `memory.numa_stat` in one bounded probe.
 
 use std::sync::Arc;
@@ -30,6 +30,8 @@ fields! { FIELDS, f:
     EVENTS_LOW = Field::counter("events_low", Unit::Count, "times the cgroup or one below was reclaimed though under memory.low (memory.events; v2 only)");
     EVENTS_HIGH = Field::counter("events_high", Unit::Count, "times tasks were throttled and made to reclaim at memory.high, here or below (memory.events; v2 only)");
     EVENTS_MAX = Field::counter("events_max", Unit::Count, "times use was about to go over the limit: on v2 here or below (memory.events max), on v1 the cgroup's own memory.failcnt");
+    OWN_MAX = Field::counter("events_max_own", Unit::Count, "limit hits of the cgroup's own limit alone, where it has one (v2 memory.events.local max, 5.2 and later; v1 memory.failcnt)");
+    OWN_HIGH = Field::counter("events_high_own", Unit::Count, "the same of its own memory.high (memory.events.local high; v2 only)");
     EVENTS_OOM = Field::counter("events_oom", Unit::Count, "times allocation was about to fail at the limit, here or below (memory.events; v2 only)");
     EVENTS_OOM_KILL = Field::counter("events_oom_kill", Unit::Count, "tasks killed for lack of memory, here or below (memory.events oom_kill; v1 memory.oom_control oom_kill)");
     ANON = Field::gauge("anon", Unit::Bytes, "anonymous memory, here and below (memory.stat anon; v1 total_rss)");
@@ -88,8 +90,10 @@ pub static COLLECTOR: Collector = Collector {
 };
 
 /// Every n-th pass reads memory.stat and memory.oom_control of a cgroup in which nothing moved, and an unlimited limit.
-const IDLE_STAT: u32 = 5;
+const IDLE_STAT: u32 = 10;
 const IDLE_OOM: u32 = 4;
+/// The same for the events of an unlimited cgroup: they are those of limits above or below it, or a limit is new.
+const IDLE_EVENTS: u32 = 4;
 const IDLE_LIMIT: u32 = 16;
 
 fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
@@ -123,6 +127,7 @@ struct Layout {
     usage: Option<usize>,
     failcnt: Option<usize>,
     events: Option<usize>,
+    own_events: Option<usize>,
     oom_control: Option<usize>,
     pressure: Option<usize>,
     populated: Option<usize>,
@@ -146,6 +151,7 @@ static V1: Layout = Layout {
     usage: Some(0),
     failcnt: Some(1),
     events: None,
+    own_events: None,
     oom_control: Some(2),
     pressure: None,
     populated: None,
@@ -166,10 +172,12 @@ static V2: Layout = Layout {
         hot(c"memory.high"),
         hot(c"memory.stat"),
         rare(c"memory.numa_stat"),
+        hot(c"memory.events.local"),
     ],
     usage: Some(0),
     failcnt: None,
     events: Some(1),
+    own_events: Some(8),
     oom_control: None,
     pressure: Some(2),
     populated: Some(3),
@@ -186,6 +194,7 @@ static HYBRID: Layout = Layout {
     usage: None,
     failcnt: None,
     events: None,
+    own_events: None,
     oom_control: None,
     pressure: Some(0),
     populated: Some(1),
@@ -324,22 +333,30 @@ impl Memcg {
             }
             Reading::Absent => {}
         }
-        if read(tree, layout.failcnt, buf) == Reading::Data
+        let Some((used, hits)) = tree.node(id).map(|n| (n.data.usage, n.data.hits)) else {
+            return Stat::Done;
+        };
+        let quiet = !first && !limited && !has_high && seen.usage == used && !turn(IDLE_EVENTS);
+        seen.hits = hits;
+        if !quiet
+            && read(tree, layout.failcnt, buf) == Reading::Data
             && let Some(n) = parse::number(buf)
         {
             seen.hits = n;
-            values.extend([(f::FAILCNT, n), (f::EVENTS_MAX, n)]);
+            values.extend([(f::FAILCNT, n), (f::EVENTS_MAX, n), (f::OWN_MAX, n)]);
         }
         // The host's own OOM killer also counts here, without a hit of the limit: hence the turn.
-        let hit_before = tree.node(id).is_some_and(|n| n.data.hits != seen.hits);
-        if (first || hit_before || turn(IDLE_OOM)) && read(tree, layout.oom_control, buf) == Reading::Data {
+        if (first || hits != seen.hits || turn(IDLE_OOM))
+            && read(tree, layout.oom_control, buf) == Reading::Data
+        {
             values.extend(parse::value_of(buf, b"oom_kill").map(|n| (f::EVENTS_OOM_KILL, n)));
         }
-        if read(tree, layout.events, buf) == Reading::Data {
+        if !quiet && read(tree, layout.events, buf) == Reading::Data {
             stat::events(buf, values);
             seen.hits =
                 values.iter().filter(|v| v.0 == f::EVENTS_MAX || v.0 == f::EVENTS_HIGH).map(|v| v.1).sum();
         }
+        let hit = !first && seen.hits != hits;
         if read(tree, layout.pressure, buf) == Reading::Data {
             let pressure = parse::pressure(buf);
             values.extend(pressure.some.map(|n| (f::PRESSURE_SOME, n)));
@@ -348,7 +365,8 @@ impl Memcg {
         if read(tree, layout.populated, buf) == Reading::Data {
             values.extend(parse::value_of(buf, b"populated").map(|n| (f::POPULATED, n)));
         }
-        let limit_due = first || turn(IDLE_LIMIT);
+        // A limit that was set lately shows in its first hits.
+        let limit_due = first || hit || turn(IDLE_LIMIT);
         for (file, field, known) in
             [(layout.limit, f::LIMIT, &mut seen.limited), (layout.high, f::HIGH, &mut seen.high)]
         {
@@ -360,10 +378,16 @@ impl Memcg {
                 }
             }
         }
+        // Without children all events are its own.
+        let own = layout.own_events.filter(|_| seen.limited || seen.high);
+        if own.is_some() && tree.node(id).is_some_and(|n| n.children.is_empty()) {
+            stat::own(values);
+        } else if read(tree, own, buf) == Reading::Data {
+            stat::own_events(buf, values);
+        }
         let Some(before) = tree.node(id).map(|n| &n.data) else {
             return Stat::Done;
         };
-        let hit = !first && seen.hits != before.hits;
         let moved = first || before.owed || hit || seen.usage != before.usage;
         let mut outcome = Stat::Done;
         if layout.stat.is_some() && (moved || turn(IDLE_STAT)) {

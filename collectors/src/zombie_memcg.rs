@@ -72,6 +72,8 @@ const AUDIT_CHILDREN: usize = 1024;
 const PINS: u64 = 64 << 10;
 /// A quiet parent without children has rows for this long.
 const QUIET_NS: u64 = 60 * SEC;
+/// Directories without children are asked every so many passes, because their watches tell of children.
+const LEAVES_EVERY: u32 = 16;
 
 const STAT: usize = 0;
 const CGROUP_STAT: usize = 1;
@@ -84,7 +86,8 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let audit_reads = cgroup::setting(settings, "audit_reads", 128, 1..=10_000)? as usize;
     let hierarchies = Hierarchies::find(roots)?;
     let memory = hierarchies.of("memory")?;
-    let tree = cgroup::open_tree(memory, FILES, max_cgroups, 6)?;
+    let mut tree = cgroup::open_tree(memory, FILES, max_cgroups, 6)?;
+    tree.rest_leaves(LEAVES_EVERY);
     // Only the hierarchy's true root has this file: below it, the host's count of cgroups says nothing.
     let whole = memory.prefix == "/" && memory.dir.join("cgroup.sane_behavior").exists();
     Ok(Built::Polled(Box::new(ZombieMemcg {
@@ -221,10 +224,10 @@ impl ZombieMemcg {
     }
 
     fn watch(&mut self, id: u32) {
-        let Some(watch) = self.watch.as_mut().filter(|_| self.by_watch.len() < self.max_watches) else {
-            return;
-        };
-        let Ok(wd) = watch.add(&self.tree.fs_path(id)) else {
+        let watch = self.watch.as_mut().filter(|_| self.by_watch.len() < self.max_watches);
+        let Some(wd) = watch.and_then(|w| w.add(&self.tree.fs_path(id)).ok()) else {
+            // One that nobody watches, and all have to be asked each pass.
+            self.tree.rest_leaves(1);
             return;
         };
         if let Some(node) = self.tree.node_mut(id) {
@@ -237,11 +240,16 @@ impl ZombieMemcg {
     fn drain(&mut self, now: u64) -> usize {
         let Some(watch) = &mut self.watch else { return 0 };
         let mut events: Vec<(i32, Change, Vec<u8>)> = Vec::new();
-        self.lost |= !watch.drain(&mut |wd, change, name| events.push((wd, change, name.to_vec())));
+        let complete = watch.drain(&mut |wd, change, name| events.push((wd, change, name.to_vec())));
+        if !complete {
+            self.lost = true;
+            (0..self.tree.ids()).for_each(|id| self.tree.touch(id));
+        }
         for (wd, change, name) in &events {
             let Some(parent) = self.by_watch.get(wd).copied() else {
                 continue;
             };
+            self.tree.touch(parent);
             match change {
                 Change::Created => self.created(now, parent),
                 Change::Removed => self.removed(now, parent, name),

@@ -1,6 +1,7 @@
 //! The engine: batches and ticks in, verdicts out.
 
 mod changes;
+mod keep;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -288,9 +289,9 @@ impl Engine {
             let (enter, leave) = (&inst.enter, &inst.leave);
             let entered = match row {
                 Some(r) => judge.enter(enter.as_ref(), r, subject),
-                // What no longer exists no longer stalls.
-                None => Judged::False,
+                None => f.absent(now.boot_ns, Judged::False),
             };
+            let gone = f.absent(now.boot_ns, Judged::True);
             let mut policy = rule.policy();
             let stale = f.stale;
             let flaps = inst.flaps.get(subject).map_or(0, |(_, n)| *n);
@@ -299,7 +300,7 @@ impl Engine {
                 &policy,
                 &entered,
                 || match (row, leave) {
-                    (None, _) => Judged::True,
+                    (None, _) => gone,
                     (_, Leave::NotEnter) => opposite(&entered),
                     (Some(r), Leave::Lowered(p)) => judge.lowered(p, r),
                     (Some(r), Leave::Script) => judge.script("leave", r, subject),

@@ -14,7 +14,8 @@ pub(crate) struct Policy {
 }
 
 /// Where in its life a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// The condition holds, but not for long enough.
     Pending,
@@ -54,9 +55,36 @@ pub(crate) struct Finding {
     pub(crate) conclusion: Option<Conclusion>,
     pub(crate) concluded_ns: u64,
     pub(crate) conclusions: u32,
+    /// Until when an absent subject is unknown and not gone: it was taken over from an earlier run, and what is there
+    /// may not have been seen yet.
+    fresh_until_ns: u64,
 }
 
+/// How long after a restart a subject may be absent without being gone.
+const FRESH_NS: u64 = 60_000_000_000;
+
 impl Finding {
+    /// What a restart needs to know besides public fields: how long the phase lasts, and the newest ticks.
+    pub(crate) fn held(&self, now: u64) -> (u64, u64) {
+        (now.saturating_sub(self.since_ns), self.ticks)
+    }
+
+    /// Goes on after a restart: the phase has lasted for `held_ns`, and the time in between does not count.
+    pub(crate) fn resume(mut self, phase: Phase, (held_ns, ticks): (u64, u64), now: u64) -> Finding {
+        self.phase = phase;
+        self.since_ns = now.saturating_sub(held_ns);
+        self.last_ns = now;
+        self.ticks = ticks;
+        self.stale = true;
+        self.fresh_until_ns = now.saturating_add(FRESH_NS);
+        self
+    }
+
+    /// What an absent subject means now: what no longer exists no longer stalls.
+    pub(crate) fn absent(&self, now: u64, gone: Judged) -> Judged {
+        if now < self.fresh_until_ns { Judged::Unknown } else { gone }
+    }
+
     /// A finding whose condition holds for the first time.
     pub(crate) fn begin(subject: Subject, now: u64) -> Finding {
         Finding {
@@ -70,6 +98,7 @@ impl Finding {
             conclusion: None,
             concluded_ns: 0,
             conclusions: 0,
+            fresh_until_ns: 0,
         }
     }
 

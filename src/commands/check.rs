@@ -14,6 +14,7 @@ use crate::config::{Config, DEFAULT_PATH, LoadError, Problem};
 use crate::daemon::rule_files::{self, Layer, RuleFile};
 use crate::daemon::rule_set::{Choice, RuleSet};
 use crate::daemon::sources;
+use crate::notify::receivers;
 use crate::render::Style;
 
 /// `--format json`.
@@ -86,6 +87,13 @@ fn checked(path: &Path, diagnostics: &mut Vec<Diagnostic>) -> Result<Config> {
         }
         Err(e) => return Err(usage(e)),
     };
+    // Their secrets, certificates and templates are read here, so that a missing one is found before it is needed.
+    for (receiver, e) in receivers::check(&config, "host") {
+        let mut problem = config.source().problem(receiver.span_of(e.key), e.fault.why);
+        problem.help = e.fault.help;
+        let level = if e.fault.unknown_here { Level::Warning } else { Level::Error };
+        diagnostics.push(of_config(&file, &problem, level));
+    }
     let schema = match sources::build_all(&config, &Roots::default()) {
         Ok(entries) => sources::schema(&entries, sources::tick(&config)),
         Err(e) => {

@@ -10,9 +10,11 @@ use whystall_engine::script::Sandbox;
 
 use super::{Error, Result};
 use crate::config::{Config, ConfigError, KnownNames, LoadError};
+use crate::daemon::alerts;
 use crate::daemon::rule_files::{self, Layer, RuleFile};
 use crate::daemon::rule_set::{Choice, RuleSet};
 use crate::daemon::sources::{self, Entry};
+use crate::store::Store;
 
 /// Every name that a config may use.
 pub(crate) fn known_names() -> KnownNames<'static> {
@@ -25,6 +27,17 @@ pub(crate) fn config(explicit: Option<&Path>) -> Result<Config> {
         LoadError::Wrong(e) => Error::Config(e),
         e => Error::Usage(e.into()),
     })
+}
+
+/// The store of this user's daemon; with `create` it need not be there yet.
+pub(crate) fn store(create: bool) -> Result<Store> {
+    let Some(dir) = alerts::place() else {
+        return Err(super::usage(
+            "there is no store: neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME is set",
+        ));
+    };
+    let store = Store::beside(&dir, create);
+    Ok(store.with_context(|| format!("the store in {}", dir.display()))?)
 }
 
 /// This host's collectors, built, with the schema that rules see.

@@ -1,4 +1,4 @@
-//! `whystall explain`: what a code, a rule or a cause means.
+//! `whystall explain`: what a code, a rule or a cause means, and why an incident is what its verdict says.
 
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -11,7 +11,8 @@ use super::rules::page;
 use super::{Error, Outcome, Result, colours, context, print};
 use crate::cli::Explain;
 use crate::daemon::rule_set::{Choice, RuleSet};
-use crate::render::{Style, wrap};
+use crate::render::{Style, explanation, verdict, wrap};
+use crate::store::state_name;
 
 pub(super) fn explain(args: &Explain) -> Result {
     let what = args.what.trim();
@@ -19,6 +20,9 @@ pub(super) fn explain(args: &Explain) -> Result {
     if let Some(c) = code(what) {
         print(&about_code(c, style))?;
         return Ok(Outcome::Fine);
+    }
+    if is_incident(what) {
+        return incident(what, style);
     }
     let config = context::config(None)?;
     let (_, schema) = context::host(&config)?;
@@ -34,11 +38,6 @@ pub(super) fn explain(args: &Explain) -> Result {
         print(&about_cause(what, &concluding, style))?;
         return Ok(Outcome::Fine);
     }
-    if is_incident(what) {
-        return Err(Error::Failed(anyhow!(
-            "`{what}` is an incident's id, and this version keeps no incidents; its verdicts are in the output of `whystall run`"
-        )));
-    }
     let known: Vec<&str> = Code::ALL
         .iter()
         .map(|c| c.name())
@@ -47,6 +46,28 @@ pub(super) fn explain(args: &Explain) -> Result {
         .collect();
     let near = did_you_mean(what, known).map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
     Err(Error::Failed(anyhow!("`{what}` is no code, rule or cause that is known here{near}")))
+}
+
+/// What an incident came to, why, and how it went.
+fn incident(id: &str, style: Style) -> Result {
+    let history = context::store(false)?.history(id)?;
+    let Some(newest) = history.last() else {
+        return Err(Error::Failed(anyhow!(
+            "no incident `{id}` is kept here; `whystall incidents` lists them"
+        )));
+    };
+    let mut out = verdict(newest, style);
+    // The end of an incident has no conditions to show; what it was like before has.
+    let told = history.iter().rev().find(|v| !v.explained.is_empty()).unwrap_or(newest);
+    out.push('\n');
+    out.push_str(&explanation(told, style));
+    let _ = writeln!(out, "\n{}", style.bold("how it went"));
+    for v in &history {
+        let state = state_name(v.state);
+        let _ = writeln!(out, "  {}  {state:9}  {}", escape(&v.updated_at), escape(&v.summary));
+    }
+    print(&out)?;
+    Ok(Outcome::Fine)
 }
 
 /// 26 characters of Crockford's base 32.

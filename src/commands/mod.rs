@@ -6,11 +6,14 @@ mod context;
 mod doctor;
 mod explain;
 mod fields;
+mod incidents;
+mod notify;
 mod record;
 mod replay;
 mod rules;
 mod run;
 mod sarif;
+mod silence;
 mod test;
 mod tune;
 
@@ -79,6 +82,9 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(args),
         Command::Rules(args) => rules::rules(args),
         Command::Explain(args) => explain::explain(args),
+        Command::Incidents(args) => incidents::incidents(args),
+        Command::Notify(args) => notify::notify(args),
+        Command::Silence(args) => silence::silence(args),
         Command::Record(args) => record::record(args),
         Command::Replay(args) => replay::replay(args),
         Command::Tune(args) => tune::tune(args),

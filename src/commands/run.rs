@@ -28,7 +28,6 @@ pub(super) fn run(args: &Run) -> Result {
     let roots = Roots::default();
     let form = form(args.output);
     let works = entries.iter().filter(|e| e.built.is_ok()).count();
-    let receivers = config.receivers.len();
     let plan = Plan {
         config,
         jobs: sources::jobs(entries, &roots),
@@ -48,11 +47,6 @@ pub(super) fn run(args: &Run) -> Result {
     let mut notes: Vec<String> = blind.iter().take(NAMED).map(|b| format!("without {b}")).collect();
     if blind.len() > NAMED {
         notes.push(format!("without {} more; `whystall doctor` says why", blind.len() - NAMED));
-    }
-    if receivers > 0 {
-        notes.push(format!(
-            "warning: the config has {receivers} receivers, and this version delivers to standard output only"
-        ));
     }
     match run::run(plan, &mut signals, &about, &notes) {
         Ok(()) => Ok(Outcome::Fine),

@@ -4,9 +4,11 @@
 //! exists and takes a parameter is known only after rules are loaded: [`RuleConfig`] keeps places for that, and
 //! [`Config::source`] makes [`Problem`]s of them. Nothing is started or opened here but the file.
 
+mod delivery;
 mod error;
 mod glob;
 mod notify;
+mod peer;
 mod read;
 mod walk;
 
@@ -20,9 +22,11 @@ use std::path::{Path, PathBuf};
 
 use whystall_event::SEC;
 
+pub use delivery::{Delivery, StoreConfig};
 pub use error::{ConfigError, Position, Problem, Source};
 pub use glob::Glob;
-pub use notify::{Email, Http, Receiver, ReceiverKind, Route, Tls};
+pub use notify::{OWN_LABELS, Receiver, ReceiverKind, Route};
+pub use peer::{Alertmanager, Email, Http, Proxy, SecretFile, Smtp, Template, Tls, Via, Webhook};
 
 /// Where the config is looked for when no other is named.
 pub const DEFAULT_PATH: &str = "/etc/whystall/whystall.toml";
@@ -63,6 +67,8 @@ pub struct Config {
     pub receivers: Vec<Receiver>,
     /// `[[route]]` in order; their receivers exist.
     pub routes: Vec<Route>,
+    /// `[store]`
+    pub store: StoreConfig,
     source: Source,
 }
 
@@ -76,6 +82,7 @@ impl Default for Config {
             rules: BTreeMap::new(),
             receivers: Vec::new(),
             routes: Vec::new(),
+            store: StoreConfig::default(),
             source: Source::default(),
         }
     }

@@ -8,17 +8,19 @@ use whystall_event::{MS, SEC, parse_rfc3339};
 
 use super::error::{ConfigError, Source};
 use super::walk::{Value, Walk};
-use super::{CollectorConfig, Config, Exception, Glob, KnownNames, Param, RuleConfig, Severity, notify};
+use super::{
+    CollectorConfig, Config, Exception, Glob, KnownNames, Param, RuleConfig, Severity, delivery, notify,
+};
 
 /// The shortest interval of anything.
 pub(super) const SHORTEST: u64 = 10 * MS;
 const DAY: u64 = 86_400 * SEC;
 
-const KEYS: &[&str] = &["interval", "rules_dirs", "collectors", "rules", "receiver", "route"];
+const KEYS: &[&str] = &["interval", "rules_dirs", "collectors", "rules", "receiver", "route", "store"];
 const RULE_KEYS: &[&str] = &["enabled", "severity", "params", "exceptions"];
 
 pub(super) fn config(text: &str, origin: &str, names: &KnownNames<'_>) -> Result<Config, ConfigError> {
-    let mut walk = Walk { source: Source::new(origin, text), problems: Vec::new() };
+    let mut walk = Walk { source: Source::new(origin, text), problems: Vec::new(), common: &[] };
     let (document, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
         walk.problem(e.span().unwrap_or(0..0), format!("this is not TOML: {}", e.message().trim()));
@@ -47,6 +49,9 @@ fn top(walk: &mut Walk, document: &DeTable<'_>, names: &KnownNames<'_>, config: 
     }
     if let Some(table) = document.get("collectors").and_then(|v| walk.table(v)) {
         collectors(walk, table, names, config);
+    }
+    if let Some(table) = document.get("store").and_then(|v| walk.table(v)) {
+        config.store = delivery::store(walk, table);
     }
     for (id, value) in document.get("rules").and_then(|v| walk.table(v)).into_iter().flatten() {
         let Some(table) = walk.table(value) else { continue };

@@ -52,12 +52,15 @@ fn the_example_is_right() {
     assert_eq!(c.rules["cpu.irq_storm"].enabled, Some(false));
     let kinds: Vec<_> = c.receivers.iter().map(|r| (r.name.as_str(), &r.kind)).collect();
     assert!(
-        matches!(kinds[0], ("ops", ReceiverKind::Webhook(h)) if h.timeout_ns == Some(10 * SEC) && h.secret_file.is_some())
+        matches!(kinds[0], ("ops", ReceiverKind::Webhook(w)) if w.http.timeout_ns == Some(10 * SEC) && w.secret_file.is_some())
     );
-    assert!(matches!(kinds[1], ("chat", ReceiverKind::Slack(h)) if h.url.is_none() && h.url_file.is_some()));
+    assert!(matches!(kinds[2], ("chat", ReceiverKind::Slack(h)) if h.url.is_none() && h.url_file.is_some()));
     assert!(
-        matches!(kinds[2], ("mail", ReceiverKind::Email(e)) if e.port == 587 && e.tls == Tls::Starttls && e.login.is_some())
+        matches!(kinds[3], ("mail", ReceiverKind::Email(Email { via: Via::Smtp(s), .. })) if s.port == 587 && s.tls == Tls::Starttls && s.login.is_some())
     );
+    assert!(matches!(kinds[1], ("alerts", ReceiverKind::Alertmanager(a)) if a.labels["team"] == "platform"));
+    assert!(matches!(kinds[4].1, ReceiverKind::Email(Email { via: Via::Sendmail(_), .. })));
+    assert!(matches!(kinds[5].1, ReceiverKind::Journal));
     assert_eq!(c.routes[0].matches["severity"].len(), 2);
     assert_eq!(
         (c.routes[0].group_wait_ns, c.routes[0].repeat_interval_ns),
@@ -139,7 +142,9 @@ fn top_level() {
     );
     bad(
         "zzz = 1",
-        &["1:1 unknown key `zzz` [possible here: interval, rules_dirs, collectors, rules, receiver, route]"],
+        &[
+            "1:1 unknown key `zzz` [possible here: interval, rules_dirs, collectors, rules, receiver, route, store]",
+        ],
     );
 }
 
@@ -215,7 +220,7 @@ fn receivers() {
         &[
             "3:8 unknown type of receiver `webhok` [did you mean `webhook`?]",
             "5:8 there are two receivers called `a`",
-            "7:1 unknown key `url` [possible here: name, type]",
+            "7:1 unknown key `url` [possible here: name, type, burst, per_minute, retry_for, max_pending, heartbeat]",
             "8:1 this receiver has no `name`",
             "8:1 this receiver has no `type`",
         ],
@@ -250,8 +255,68 @@ fn receivers() {
         let c = good(&format!(
             "[[receiver]]\nname = \"m\"\ntype = \"email\"\nsmtp = \"{server}\"\ntls = \"none\"\nfrom = \"a@b\"\nto = [\"c@d\"]"
         ));
-        assert!(matches!(&c.receivers[0].kind, ReceiverKind::Email(e) if e.port == 25));
+        assert!(
+            matches!(&c.receivers[0].kind, ReceiverKind::Email(Email { via: Via::Smtp(s), .. }) if s.port == 25)
+        );
     }
+}
+
+#[test]
+fn keys_of_receivers() {
+    let receiver = |kind: &str, rest: &str| format!("[[receiver]]\nname = \"a\"\ntype = \"{kind}\"\n{rest}");
+    bad(
+        &receiver(
+            "webhook",
+            "url = \"https://u:p@h/\"\ncontent_type = \"x\"\nbearer_fil = \"t\"\nproxy = \"u@h:3128\"",
+        ),
+        &[
+            "4:7 this URL has a password in it [write it into a file and name that with url_file]",
+            "5:16 `content_type` is only for what a `template` makes",
+            "5:16 this is no type of content [write for example \"application/json\"]",
+            "6:1 unknown key `bearer_fil` [did you mean `bearer_file`?]",
+            "7:9 this is no URL [write https://host/path]",
+        ],
+    );
+    bad(
+        &receiver(
+            "webhook",
+            "url = \"https://h/\"\ntemplate = \"x\"\ntemplate_file = \"/x\"\ntimeout = \"1ms\"",
+        ),
+        &[
+            "6:17 `template` and `template_file` cannot both be given",
+            "7:11 `1ms` is too short: at least 100ms",
+        ],
+    );
+    bad(
+        &receiver("slack", "url = \"https://h/\"\nsecret_fil = \"/x\""),
+        &["5:1 unknown key `secret_fil` [did you mean `bearer_file`?]"],
+    );
+    bad(
+        &receiver(
+            "alertmanager",
+            "url = \"http://h/\"\nlabels = { \"a-b\" = \"x\", severity = \"x\", ok = 1 }\nexpire = \"1s\"",
+        ),
+        &[
+            "5:12 this is no name of a label [letters, digits and `_`, not beginning with a digit]",
+            "5:25 the label `severity` is set by whystall",
+            "5:46 expected text in quotes, found a number",
+            "6:10 `1s` is too short: at least 1m",
+        ],
+    );
+    bad(
+        &receiver("email", "sendmail = \"sendmail\"\ntls = \"none\"\nfrom = \"a@b.c\"\nto = [\"a@b.c\"]"),
+        &[
+            "4:12 this is no whole path [write for example \"/usr/sbin/sendmail\"]",
+            "5:7 `sendmail` and `tls` cannot both be given",
+        ],
+    );
+    let c =
+        good(&receiver("webhook", "url = \"https://h/\"\nproxy = \"none\"\nallow_special_addresses = true"));
+    assert!(
+        matches!(&c.receivers[0].kind, ReceiverKind::Webhook(w) if w.http.proxy == Proxy::None && w.http.allow_special_addresses)
+    );
+    assert_eq!(c.source().position(c.receivers[0].span_of("proxy").start).line, 5);
+    assert_eq!(c.source().position(c.receivers[0].span_of("template").start).line, 1);
 }
 
 #[test]

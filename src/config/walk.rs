@@ -16,6 +16,8 @@ pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 pub(super) struct Walk {
     pub(super) source: Source,
     pub(super) problems: Vec<Problem>,
+    /// Keys that [`Walk::only`] takes besides those it is told.
+    pub(super) common: &'static [&'static str],
 }
 
 impl Walk {
@@ -44,8 +46,9 @@ impl Walk {
 
     /// Notes every key of `table` that is none of `known`.
     pub(super) fn only(&mut self, table: &DeTable, known: &[&str]) {
+        let known: Vec<&str> = known.iter().chain(self.common).copied().collect();
         for (key, _) in table.iter().filter(|(k, _)| !known.contains(&k.get_ref().as_ref())) {
-            self.unknown(key.span(), "key", key.get_ref(), known);
+            self.unknown(key.span(), "key", key.get_ref(), &known);
         }
     }
 

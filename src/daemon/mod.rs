@@ -1,5 +1,6 @@
 //! The running daemon and what it shares with the other commands: collectors and rules, as the config wants them.
 
+pub mod alerts;
 pub mod exceptions;
 pub mod facts;
 pub mod judge;
@@ -9,6 +10,7 @@ pub mod reload;
 pub mod rule_files;
 pub mod rule_set;
 pub mod run;
+pub mod service;
 pub mod signals;
 pub mod sources;
 pub mod swap;

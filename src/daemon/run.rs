@@ -1,5 +1,6 @@
 //! The run: collectors into the engine on one thread, verdicts out on another, and the main thread waiting for signals.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, channel as unbounded, sync_channel};
@@ -7,24 +8,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use whystall_collectors::runner::{Event, Job, Options, Runner, Stopper};
+use whystall_collectors::runner::{Event, Job, Options, Runner, Stopper, clock};
 use whystall_engine::script::{Diagnostic, Level, Rule, Sandbox};
 use whystall_engine::{HostFacts, Schema, Tick};
 
+use super::alerts::{self, Alerts};
 use super::judge::Judge;
 use super::output::{Form, Printer, channel, log};
 use super::rule_files::RuleFile;
 use super::rule_set::{Choice, RuleSet};
+use super::service::{self, Beat, Watchdog};
 use super::signals::{Signals, Wake, Waker};
 use super::swap::{Order, Polled, Swap};
 use super::workloads::Names;
 use super::{exceptions::Exceptions, reload, sources};
 use crate::config::{Config, ConfigError};
+use crate::notify::service::{Handle, Service};
 
 /// Collectors get so long to end.
 const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// What is still to be printed gets so long when the run ends.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// What is still to be delivered gets so long when the run ends; the rest is kept for the next start.
+const DELIVER_WITHIN: Duration = Duration::from_secs(5);
 /// How long the engine sleeps if nothing happens; collectors wake it.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -75,6 +81,13 @@ struct Ready {
     broken: Vec<Diagnostic>,
 }
 
+/// The engine's end of the store.
+struct Kept {
+    handle: Handle,
+    /// The rules' state of an earlier run.
+    rules: Option<String>,
+}
+
 /// Ends the collectors that run now, which a reload may replace.
 #[derive(Debug, Clone)]
 struct End(Arc<Mutex<(bool, Stopper)>>);
@@ -108,18 +121,24 @@ pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String])
     let interval = sources::tick(&plan.config);
     let (form, until) = (plan.form, plan.duration.map(|d| Instant::now() + d));
     let host = plan.facts.host.clone();
+    let Alerts { service: notifier, rules, notes: told } =
+        alerts::start(&plan.config, &host).map_err(RunError::Config)?;
+    let kept = notifier.as_ref().map(|s| Kept { handle: s.handle(), rules });
+    let beat = Beat::default();
+    let mut watchdog = Watchdog::new(beat.clone(), interval);
     let (printer, printing) = channel();
     let (ready_to, ready) = sync_channel(1);
     let waker = signals.waker();
     let (orders_to, orders) = unbounded();
-    let (from, hooks) = (plan.from.clone(), std::mem::take(&mut plan.hooks));
+    let (from, mut hooks) = (plan.from.clone(), std::mem::take(&mut plan.hooks));
+    hooks.push(Box::new(alerts::OnReload::new(notifier.as_ref().map(Service::handle), host.clone())));
     let mut begun = reload::Begun {
         config: plan.config.clone(),
         schema: plan.schema.clone(),
         files: plan.files.clone(),
         broken: false,
     };
-    let engine = thread("engine", &waker, move || engine(plan, printer, &ready_to, orders))?;
+    let engine = thread("engine", &waker, move || engine(plan, kept, &beat, printer, &ready_to, orders))?;
     let printer = thread("output", &waker, move || printing.run(form, Names::default()))?;
     let ready = match ready.recv() {
         Ok(Ok(ready)) => ready,
@@ -131,15 +150,22 @@ pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String])
         ready.rules,
         whystall_event::format_duration(sources::nanos(interval))
     ));
-    notes.iter().chain(&ready.notes).for_each(|n| log(n));
+    notes.iter().chain(&told).chain(&ready.notes).for_each(|n| log(n));
     for d in &ready.broken {
         // A diagnostic has several lines and is escaped.
         let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{d}"));
     }
     begun.broken = !ready.broken.is_empty();
     let reload = reload::start(from, begun, hooks, orders_to)?;
+    service::ready();
     loop {
-        match signals.wait(until)? {
+        // The watchdog's time is one more to wake at.
+        let alive = watchdog.as_mut().map(|w| w.poll(Instant::now()));
+        let wake = signals.wait(until.into_iter().chain(alive).min())?;
+        if wake == Wake::Timeout && until.is_none_or(|u| Instant::now() < u) {
+            continue;
+        }
+        match wake {
             // Only a thread's end wakes: it failed, or standard output was closed.
             Wake::End | Wake::Timeout | Wake::Closed | Wake::Woken => break,
             Wake::Reload => {
@@ -148,10 +174,14 @@ pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String])
             }
         }
     }
+    service::stopping();
     ready.end.stop();
     let stuck = join(engine, "engine")??;
     if !stuck.is_empty() {
         log(&format!("these collectors did not end in time: {}", stuck.join(", ")));
+    }
+    if notifier.is_some_and(|s| !s.stop(DELIVER_WITHIN)) {
+        log("the store did not end in time; its last changes may be missing");
     }
     // The engine has dropped its end of the channel, so the printer ends when all is printed, if somebody reads it.
     let end = Instant::now() + DRAIN_WITHIN;
@@ -191,9 +221,16 @@ fn join<T>(thread: JoinHandle<T>, name: &'static str) -> Result<T, RunError> {
     thread.join().map_err(|_| RunError::Thread(name))
 }
 
+/// Each rule's tags, for routes.
+fn tags<'a>(rules: impl Iterator<Item = &'a Rc<Rule>>) -> BTreeMap<String, Vec<String>> {
+    rules.map(|r| (r.manifest.id.clone(), r.manifest.tags.clone())).collect()
+}
+
 /// The engine's thread: compiles the rules, starts the collectors, and judges. Returns the collectors that did not end.
 fn engine(
     plan: Plan,
+    kept: Option<Kept>,
+    beat: &Beat,
     mut printer: Printer,
     ready: &SyncSender<Result<Ready, RunError>>,
     orders: Receiver<Order>,
@@ -211,6 +248,11 @@ fn engine(
     let count = rules.len();
     let mut judge = Judge::new(rules, &sandbox, sources::nanos(interval), plan.facts);
     judge.except(Exceptions::of(&plan.config), Some(Names::default()));
+    let store = kept.map(|k| {
+        k.handle.tags(tags(set.running.iter().map(|l| &l.rule)));
+        k.handle.known(judge.restore(k.rules.as_deref(), clock::now()));
+        k.handle
+    });
     let mut runner = match Runner::start(plan.jobs, &Options::every(interval)) {
         Ok(runner) => runner,
         Err(e) => {
@@ -245,19 +287,32 @@ fn engine(
         match runner.next(if swap.busy() { Duration::ZERO } else { IDLE }) {
             Event::Batch(batch) => judge.ingest(&batch),
             Event::Tick(t) => {
+                for trouble in store.as_ref().map(Handle::take_troubles).unwrap_or_default() {
+                    judge.problem("store", &trouble, t.at);
+                }
                 let (verdicts, problems) = judge.tick(Tick { at: t.at, suspended_ns: t.suspended_ns });
                 for p in problems {
                     printer.log(format!("rule {}: {}", p.rule, p.what));
                 }
                 for v in verdicts {
+                    if let Some(s) = &store {
+                        s.verdict(v.clone());
+                    }
                     printer.verdict(v);
                 }
+                if let Some((s, state)) = store.as_ref().and_then(|s| Some((s, judge.changed_state(t.at)?))) {
+                    s.rules(state);
+                }
+                beat.beat();
                 if let Polled::Refused(why) = swap.poll() {
                     judge.refused(why);
                 }
             }
             Event::Idle => {
                 if let Some(mut changed) = swap.step(&sandbox) {
+                    if let Some(s) = &store {
+                        s.tags(tags(changed.rules.iter()));
+                    }
                     judge.load(std::mem::take(&mut changed.rules));
                     judge.refused(None);
                     if let Some(jobs) = changed.jobs.take() {
@@ -268,6 +323,9 @@ fn engine(
                 }
             }
             Event::Stopped => {
+                if let Some(s) = &store {
+                    s.rules(judge.state(clock::now()));
+                }
                 judge.silenced().lines().into_iter().for_each(|line| printer.log(line));
                 return Ok(runner.stop(STOP_WITHIN));
             }

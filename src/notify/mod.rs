@@ -3,6 +3,11 @@
 //! Who is told what and when (routes, grouping, retries, order, silences) is decided before; a receiver only renders and
 //! delivers. It never knows windows or rules: it sees a verdict as data, or a notice about whystall itself.
 
+pub mod dispatch;
+mod inbox;
+pub mod receivers;
+pub mod service;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;

@@ -1,7 +1,9 @@
 //! Runs the built program. Waits for conditions; nothing here asserts how long something took.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Nothing that is waited for may take longer; a hang then fails instead of blocking.
@@ -10,8 +12,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The program with these arguments, without colours and without anything of the tester's environment that it reads.
 pub(crate) fn whystall(args: &[&str]) -> Command {
     let mut c = Command::new(env!("CARGO_BIN_EXE_whystall"));
-    c.args(args).stdin(Stdio::null()).env("NO_COLOR", "1");
+    c.args(args).stdin(Stdio::null()).env("NO_COLOR", "1").env_remove("NOTIFY_SOCKET");
+    // Nothing of this host's own daemon, and nothing of another test.
+    c.env("STATE_DIRECTORY", fresh_state());
     c
+}
+
+/// A directory for the state of one run, below the build's own; it need not exist.
+fn fresh_state() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("state");
+    let dir = dir.join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+    // Of an earlier run of the tests.
+    let _ = std::fs::remove_dir_all(&dir);
+    dir
 }
 
 /// What a run of the program came to.
@@ -87,7 +101,12 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(args: &[&str]) -> Running {
-        let mut child = whystall(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Running::begin(&mut whystall(args))
+    }
+
+    /// Starts a command that [`whystall`] made.
+    pub(crate) fn begin(command: &mut Command) -> Running {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         Running { child, stderr }
     }

@@ -157,6 +157,15 @@ impl Cgroup {
         Ok(child)
     }
 
+    /// Its directory in the memory tree, ready to have children.
+    pub(crate) fn memory_path(&self) -> Result<PathBuf> {
+        let (dir, v2) = self.memory_dir()?;
+        if v2 {
+            enable_controllers(dir);
+        }
+        Ok(dir.to_path_buf())
+    }
+
     fn memory_dir(&self) -> Result<(&Path, bool)> {
         self.memory.as_ref().map(|(p, v2)| (p.as_path(), *v2)).context("no memory controller")
     }
@@ -178,6 +187,16 @@ impl Cgroup {
             let _ = write(&dir.join("memory.swappiness"), "0");
         }
         Ok(())
+    }
+
+    /// Makes the kernel slow the group down above `mib` MiB; v2 only.
+    pub(crate) fn throttle_memory(&self, mib: u64) -> Result<()> {
+        write(&self.memory_dir()?.0.join("memory.high"), &(mib << 20).to_string())
+    }
+
+    /// How often that happened: `high` of `memory.events`.
+    pub(crate) fn throttles(&self) -> Result<u64> {
+        keyed(&self.memory_dir()?.0.join("memory.events"), "high")
     }
 
     /// How often the group ran into its limit: v1 `memory.failcnt`, v2 `max` of `memory.events`.

@@ -49,6 +49,11 @@ pub(crate) struct Names {
     pub(crate) cgroup: Option<String>,
     /// The CPU that the fault was put on.
     pub(crate) cpu: Option<usize>,
+    /// The task that the verdict must name as a victim, and each measure of its wait in milliseconds, which the verdict's
+    /// must meet within 2 %.
+    pub(crate) victim: Option<(u32, Vec<f64>)>,
+    /// The task that the verdict must name as a culprit with at least 0.9 of the wait.
+    pub(crate) culprit: Option<u32>,
 }
 
 impl SubjectPattern {
@@ -95,6 +100,10 @@ struct Verdict {
     subject: String,
     summary: String,
     ruled_out: Vec<String>,
+    /// Process id and milliseconds waited.
+    victims: Vec<(u64, f64)>,
+    /// Process id and share.
+    culprits: Vec<(u64, f64)>,
 }
 
 impl Verdict {
@@ -106,6 +115,10 @@ impl Verdict {
             Some(s) if !s.is_empty() => Ok(s.to_owned()),
             _ => bail!("a verdict has no `{name}`: {}", line.text),
         };
+        let actors = |list: &str, number: &str| -> Vec<(u64, f64)> {
+            let actors = value[list].as_array().map(Vec::as_slice).unwrap_or_default();
+            actors.iter().filter_map(|a| Some((a["pid"].as_u64()?, a[number].as_f64()?))).collect()
+        };
         let ruled_out = value["ruled_out"].as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(Verdict {
             at_ns: line.at_ns,
@@ -115,8 +128,22 @@ impl Verdict {
             cause: text("cause")?,
             subject: text("subject")?,
             summary: text("summary")?,
+            victims: actors("victims", "value"),
+            culprits: actors("culprits", "share"),
             ruled_out: ruled_out.iter().filter_map(|r| r["cause"].as_str().map(str::to_owned)).collect(),
         })
+    }
+
+    /// Whether it names whom it must.
+    fn names(&self, names: &Names) -> bool {
+        let victim = names.victim.as_ref().is_none_or(|(pid, measures)| {
+            let told = self.victims.iter().find(|(p, _)| *p == u64::from(*pid));
+            told.is_some_and(|(_, ms)| measures.iter().all(|m| (ms / m - 1.0).abs() < 0.02))
+        });
+        let culprit = names
+            .culprit
+            .is_none_or(|pid| self.culprits.iter().any(|(p, share)| *p == u64::from(pid) && *share >= 0.9));
+        victim && culprit
     }
 
     fn open(&self) -> bool {
@@ -173,6 +200,12 @@ pub(crate) fn judge(expect: &Expect, names: &Names, onset_ns: u64, lines: &[Line
         let name = names.cgroup.as_deref().unwrap_or_default().trim_start_matches('/');
         ensure!(!name.is_empty() && last.summary.contains(name), "`{name}` is not in `{}`", last.summary);
     }
+    ensure!(
+        last.names(names),
+        "neither victim nor culprit: {names:?}: {:?} {:?}",
+        last.victims,
+        last.culprits
+    );
     ensure!(!resolved || all_resolved(lines), "the incident was not resolved after the fault had ended");
     Ok(Some(Seen {
         rule: first.rule.clone(),
@@ -194,7 +227,7 @@ pub(crate) fn self_test() -> Result<()> {
         .to_string(),
     };
     let good = "cgroup:/whystall-lab-x-1";
-    let names = Names { cgroup: Some("/whystall-lab-x-1".into()), cpu: None };
+    let names = Names { cgroup: Some("/whystall-lab-x-1".into()), ..Names::default() };
     let expect = |resolved, rules_out| Expect::Verdict {
         rule: "memory.x",
         causes: &["memcg.limit"],
@@ -232,6 +265,18 @@ pub(crate) fn self_test() -> Result<()> {
             (result, _) => bail!("case `{what}`: {result:?}"),
         }
     }
+    let with = |ms: f64, share: f64| {
+        let mut line = fires.clone();
+        let mut value: Value = serde_json::from_str(&line.text)?;
+        value["victims"] = serde_json::json!([{"pid": 7, "value": 300.0}]);
+        value["culprits"] = serde_json::json!([{"pid": 8, "share": share}]);
+        line.text = value.to_string();
+        let names = Names { victim: Some((7, vec![ms])), culprit: Some(8), ..names.clone() };
+        judge(&expect(false, low), &names, 10_000_000, &[line])
+    };
+    ensure!(with(301.0, 0.95).is_ok(), "case `victim and culprit`");
+    ensure!(with(310.0, 0.95).is_err(), "case `victim's wait is wrong`");
+    ensure!(with(301.0, 0.5).is_err(), "case `culprit's share is small`");
     let early = judge(&expect(false, low), &names, 13_000_000, std::slice::from_ref(&fires));
     ensure!(early.is_err_and(|e| e.to_string().contains("before")), "case `before the fault`");
     let seen = judge(&expect(false, low), &names, 10_000_000, &[fires])?;

@@ -16,6 +16,7 @@ mod net;
 mod roles;
 mod run;
 mod scene;
+mod stat_roles;
 mod sys;
 
 use std::process::ExitCode;

@@ -50,17 +50,22 @@ fn slow_rules(count: u64) -> Result<()> {
     Ok(())
 }
 
-/// Sends UDP over loopback to a socket that is never read, as fast as it can or `per_s` a second; the receiving softirqs
-/// run on `cpu` (RPS), while the sender is elsewhere.
-pub(crate) fn flood(cpu: usize, rules: u64, per_s: u64, quiet: &[usize], end: Instant) -> Result<()> {
+/// Own namespaces, in which the softirqs that receive on loopback run on `cpu` (RPS).
+pub(crate) fn receive_on(cpu: usize) -> Result<()> {
     own_network()?;
     ensure!(cpu < 32, "RPS masks are written for CPUs below 32 only");
     let rps = "/sys/class/net/lo/queues/rx-0/rps_cpus";
-    fs::write(rps, format!("{:x}", 1u32 << cpu)).context(rps)?;
+    fs::write(rps, format!("{:x}", 1u32 << cpu)).context(rps)
+}
+
+/// Sends UDP over loopback to a socket that is never read, as fast as it can or `per_s` a second; the receiving softirqs
+/// run on `cpu` (RPS), while the sender is elsewhere.
+pub(crate) fn flood(cpu: usize, rules: u64, per_s: u64, quiet: &[usize], end: Instant) -> Result<()> {
+    receive_on(cpu)?;
+    sys::pin(quiet)?;
     if rules > 0 {
         slow_rules(rules)?;
     }
-    sys::pin(quiet)?;
     let receiver = UdpSocket::bind("127.0.0.1:0")?;
     let sender = UdpSocket::bind("127.0.0.1:0")?;
     sender.connect(receiver.local_addr()?)?;
@@ -91,8 +96,9 @@ fn paced(per_s: u64, end: Instant, mut send: impl FnMut() -> bool) -> u64 {
 pub(crate) fn napi_thread(cpu: usize, per_s: u64, quiet: &[usize], end: Instant) -> Result<()> {
     own_network()?;
     tool(&["ip", "link", "add", "labtx", "type", "veth", "peer", "name", "labrx"])?;
-    // With GRO the receiving end of a veth pair polls by NAPI.
+    // With GRO the receiving end of a veth pair polls by NAPI, but only frames that could not have been segmented.
     sys::set_gro("labrx").context("GRO on veth")?;
+    sys::unset_tso("labtx").context("TSO on veth")?;
     tool(&["ip", "link", "set", "labtx", "up"])?;
     tool(&["ip", "link", "set", "labrx", "up"])?;
     fs::write("/sys/class/net/labrx/threaded", "1").context("no threaded NAPI (kernel 5.12)")?;

@@ -14,23 +14,23 @@ use crate::sys::{self, Anon};
 use crate::{inject, net};
 
 /// The words `name=value` that a role was started with.
-struct Settings(Vec<(String, String)>);
+pub(crate) struct Settings(Vec<(String, String)>);
 
 impl Settings {
     fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
-    fn text(&self, name: &str) -> Result<&str> {
+    pub(crate) fn text(&self, name: &str) -> Result<&str> {
         self.all(name).next().with_context(|| format!("the role needs `{name}=`"))
     }
 
-    fn number(&self, name: &str) -> Result<u64> {
+    pub(crate) fn number(&self, name: &str) -> Result<u64> {
         let text = self.text(name)?;
         text.parse().with_context(|| format!("`{name}={text}` is no number"))
     }
 
-    fn or(&self, name: &str, default: u64) -> Result<u64> {
+    pub(crate) fn or(&self, name: &str, default: u64) -> Result<u64> {
         if self.all(name).next().is_some() { self.number(name) } else { Ok(default) }
     }
 }
@@ -49,14 +49,18 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<()> {
     match role.as_str() {
         "spin" => spin(&settings, end),
         "waker" => waker(&settings, end),
+        "gap" => gap(end),
         "alloc" => alloc(&settings, end),
         "churn" => churn(&settings, end),
         "touch" => touch(&settings, end),
+        "fragment" => fragment(&settings, end),
+        "huge" => huge(&settings, end),
         "read" => read_once(&settings),
         "stream" => stream(&settings, end),
         "prefetch" => prefetch(&settings, end),
         "copy" => copy(&settings, end),
         "job" => job(&settings, end),
+        "leak" | "stat_read" | "packets" => crate::stat_roles::run(&role, &settings, end),
         "inject_kernel_run" | "inject_irqoff" | "inject_softirq" => injector(&role, &settings, end),
         "watch_names" => watch_names(&settings, end),
         "flood" | "napi" => traffic(&role, &settings, end),
@@ -166,7 +170,7 @@ fn spin(settings: &Settings, end: Instant) -> Result<()> {
 }
 
 /// Reports the median and the worst of waits, in milliseconds.
-fn report_waits(mut waits: Vec<Duration>) {
+pub(crate) fn report_waits(mut waits: Vec<Duration>) {
     waits.sort_unstable();
     let ms = |d: Option<&Duration>| d.map_or(0.0, |d| d.as_secs_f64() * 1e3);
     println!("n={} p50_ms={:.3} max_ms={:.3}", waits.len(), ms(waits.get(waits.len() / 2)), ms(waits.last()));
@@ -186,6 +190,18 @@ fn waker(settings: &Settings, end: Instant) -> Result<()> {
         due = (due + period).max(Instant::now());
     }
     report_waits(waits);
+    Ok(())
+}
+
+/// Uses the CPU all the time and measures the longest hole in its own time.
+fn gap(end: Instant) -> Result<()> {
+    let (mut last, mut worst) = (Instant::now(), Duration::ZERO);
+    while last < end {
+        let now = Instant::now();
+        worst = worst.max(now - last);
+        last = now;
+    }
+    println!("max_ms={:.3}", worst.as_secs_f64() * 1e3);
     Ok(())
 }
 
@@ -251,6 +267,27 @@ fn touch(settings: &Settings, end: Instant) -> Result<()> {
         held.push(anon);
     }
     sleep(end.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+/// Touches `anon_mib` page by page, gives back every other page and holds the rest: what is free then is in single pages.
+fn fragment(settings: &Settings, end: Instant) -> Result<()> {
+    let mut anon = Anon::map(settings.number("anon_mib")? as usize).context("mmap")?;
+    anon.touch();
+    anon.give_back_every_other_page().context("madvise")?;
+    sleep(end.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+/// Faults in huge pages up to `anon_mib`, one after another with a pause of `pause_ms`, and holds them.
+fn huge(settings: &Settings, end: Instant) -> Result<()> {
+    let mut anon = Anon::map(settings.number("anon_mib")? as usize).context("mmap")?;
+    anon.want_huge_pages().context("madvise")?;
+    let pause = Duration::from_millis(settings.or("pause_ms", 0)?);
+    anon.touch_every(2 << 20, || {
+        sleep(pause);
+        Instant::now() < end
+    });
     Ok(())
 }
 

@@ -123,6 +123,22 @@ impl<'a> Scene<'a> {
         Ok(dir)
     }
 
+    /// A scratch directory below `base`.
+    pub(crate) fn dir_in(&mut self, base: &Path) -> Result<PathBuf> {
+        let (guard, dir) = scratch_dir(self.host, base)?;
+        self.guards.push(guard);
+        Ok(dir)
+    }
+
+    /// Writes a file of /sys that shows its choices with the current one in brackets, and restores that with the scene.
+    pub(crate) fn choose(&mut self, path: &str, value: &str) -> Result<()> {
+        let old = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+        let old = old.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+        let old = old.with_context(|| format!("{path} shows no choice"))?.0.to_owned();
+        self.guards.push(Guard::new(&self.host.reaper, Thing::Sysctl(path.into(), old))?);
+        std::fs::write(path, value).with_context(|| format!("cannot write `{value}` to {path}"))
+    }
+
     /// Writes a sysctl and restores it with the scene.
     pub(crate) fn sysctl(&mut self, path: &str, value: &str) -> Result<()> {
         let old = std::fs::read_to_string(path).with_context(|| path.to_owned())?;

@@ -237,10 +237,30 @@ impl Anon {
 
     /// Writes one byte to every page.
     pub(crate) fn touch(&mut self) {
-        for offset in (0..self.len).step_by(4096) {
+        self.touch_every(4096, || true);
+    }
+
+    /// Writes one byte every `step` bytes as long as `on` says so.
+    pub(crate) fn touch_every(&mut self, step: usize, on: impl Fn() -> bool) {
+        for offset in (0..self.len).step_by(step).take_while(|_| on()) {
             // SAFETY: the offset lies inside the mapping, which is ours and writable.
             unsafe { self.at.add(offset).write_volatile(1) };
         }
+    }
+
+    /// Asks for huge pages.
+    pub(crate) fn want_huge_pages(&mut self) -> io::Result<()> {
+        // SAFETY: exactly the mapping made in `map`.
+        check(unsafe { libc::madvise(self.at.cast(), self.len, libc::MADV_HUGEPAGE) })
+    }
+
+    /// Gives every second page back to the kernel.
+    pub(crate) fn give_back_every_other_page(&mut self) -> io::Result<()> {
+        for offset in (0..self.len).step_by(8192) {
+            // SAFETY: a page inside the mapping, whose content nobody needs.
+            check(unsafe { libc::madvise(self.at.add(offset).cast(), 4096, libc::MADV_DONTNEED) })?;
+        }
+        Ok(())
     }
 }
 
@@ -248,6 +268,26 @@ impl Drop for Anon {
     fn drop(&mut self) {
         // SAFETY: exactly the mapping made in `map`, unmapped once.
         unsafe { libc::munmap(self.at.cast(), self.len) };
+    }
+}
+
+/// Tells the kernel that a file is read here and there, so that it reads nothing ahead.
+pub(crate) fn read_at_random(file: &File) -> io::Result<()> {
+    advise(file, 0, 0, libc::POSIX_FADV_RANDOM)
+}
+
+/// Maps `len` bytes of a file with all its pages present, and takes the mapping away again.
+pub(crate) fn map_and_unmap(file: &File, len: usize) -> io::Result<()> {
+    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+    // SAFETY: a new mapping at an address of the kernel's choice, which nothing else refers to.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, file.as_raw_fd(), 0) };
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping made above, with its length.
+    match unsafe { libc::munmap(at, len) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -299,9 +339,19 @@ fn interface(name: &str) -> libc::ifreq {
 /// Switches generic receive offload on (ethtool(8) `-K DEV gro on`).
 pub(crate) fn set_gro(device: &str) -> io::Result<()> {
     const ETHTOOL_SGRO: u32 = 0x2c;
+    set_offload(device, ETHTOOL_SGRO, 1)
+}
+
+/// Switches TCP segmentation offload off (ethtool(8) `-K DEV tso off`).
+pub(crate) fn unset_tso(device: &str) -> io::Result<()> {
+    const ETHTOOL_STSO: u32 = 0x1f;
+    set_offload(device, ETHTOOL_STSO, 0)
+}
+
+fn set_offload(device: &str, command: u32, value: u32) -> io::Result<()> {
     const SIOCETHTOOL: u64 = 0x8946;
     let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
-    let mut value = [ETHTOOL_SGRO, 1];
+    let mut value = [command, value];
     let mut request = interface(device);
     request.ifr_ifru.ifru_data = value.as_mut_ptr().cast();
     // SAFETY: `request` names a device and points to an ethtool_value, as the call wants it.
@@ -354,7 +404,7 @@ pub(crate) fn watch_once(dir: &Path) -> Result<Duration> {
     }
     let start = std::time::Instant::now();
     // SAFETY: a valid descriptor and a NUL-terminated path.
-    let watch = unsafe { libc::inotify_add_watch(fd, name.as_ptr(), libc::IN_CREATE) };
+    let watch = unsafe { libc::inotify_add_watch(fd, name.as_ptr(), libc::IN_ALL_EVENTS) };
     let took = start.elapsed();
     // SAFETY: the descriptor is ours and closed once.
     unsafe { libc::close(fd) };

@@ -122,6 +122,9 @@ const LOCKS: &[&str] = &[
     "_raw_write_lock",
 ];
 
+/// What gives interrupts free again.
+const UNLOCKS: &[&str] = &["_raw_spin_unlock_irq", "_raw_read_unlock_irq", "_raw_write_unlock_irq"];
+
 /// The tracing machinery between the tracepoint and us.
 const TRACING: &[&str] = &["bpf_", "__bpf_trace_", "__traceiter_", "__SCT__", "perf_trace_", "stack_trace_"];
 
@@ -161,7 +164,15 @@ fn interrupted<'a, 'b>(frames: &'b [&'a str], taken: Taken) -> &'b [&'a str] {
     };
     match taken {
         Taken::InSoftirq => {}
-        Taken::InTimer => rest = cut(rest, &interrupt_entry),
+        Taken::InTimer => {
+            rest = cut(rest, &interrupt_entry);
+            // When a lock gives interrupts free again, those that had to wait run first, and softirqs after them: who held
+            // them off is below.
+            let held_off = |w: &[&str]| interrupt_entry(w[0]) && begins(w[1], UNLOCKS);
+            if let Some(i) = rest.windows(2).position(held_off) {
+                rest = &rest[i + 1..];
+            }
+        }
         Taken::AtSoftirqEntry => {
             rest = cut(rest, &|f| begins(f, &["handle_softirqs", "__do_softirq"]));
             // Softirqs run at the end of an interrupt, or in a task of their own.
@@ -210,6 +221,22 @@ mod tests {
         let d = describe(all, taken);
         assert_eq!(d.what, what);
         assert_eq!(d.stack, frames.join(";"));
+    }
+
+    #[test]
+    fn who_held_interrupts_off_is_below_those_that_waited() {
+        let waited = [
+            TIMER,
+            &[
+                "handle_softirqs",
+                "__irq_exit_rcu",
+                "sysvec_call_function_single",
+                "asm_sysvec_call_function_single",
+            ],
+        ]
+        .concat();
+        let walk = ["_raw_spin_unlock_irq", "css_rstat_flush", "memcg_numa_stat_show", "seq_read_iter"];
+        check(&waited, &walk, Taken::InTimer, "memcg_stat");
     }
 
     #[test]

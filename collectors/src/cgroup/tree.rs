@@ -3,7 +3,8 @@
 //! Each pass asks every directory for its link count (one `fstat` of a kept descriptor, 0.3 µs), which on cgroupfs is
 //! two more than its number of children, and lists only directories whose count moved. (Their modification time does not
 //! move; kernfs only keeps it where an attribute was once set.) A child that was replaced by another between two passes
-//! leaves the count alone; it shows when its files cannot be read any more, and then its parent is listed again.
+//! leaves the count alone; it shows when its files cannot be read any more, and then its parent is listed again. A
+//! directory that never had children for a while may be asked less often ([`Tree::rest_leaves`]).
 
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
@@ -24,6 +25,8 @@ const MAX_DEPTH: u16 = 64;
 const MAX_PATH: usize = 3072;
 /// A file that did not exist is looked for again after this many readings (a controller may be enabled later).
 const LOOK_AGAIN: u8 = 30;
+/// A directory without children is left to rest only after this many passes: new ones get children soon or never.
+const SETTLED: u8 = 10;
 
 /// A file that a collector reads in every directory.
 #[derive(Debug, Clone, Copy)]
@@ -77,6 +80,8 @@ pub(crate) struct Node<T> {
     ino: u64,
     nlink: u64,
     stale: bool,
+    /// Passes in which it stood still, up to [`SETTLED`].
+    still: u8,
     left_out: usize,
     dir: Option<File>,
     files: Box<[Kept]>,
@@ -104,6 +109,9 @@ pub(crate) struct Tree<T> {
     limits: Limits,
     kept: usize,
     cursor: usize,
+    /// Directories that have long had no children are asked every so many passes.
+    leaves_every: u32,
+    passes: u32,
     fresh: Vec<u32>,
     gone: Vec<Gone<T>>,
     added: Vec<u32>,
@@ -126,6 +134,8 @@ impl<T: Default> Tree<T> {
             limits,
             kept: 1,
             cursor: 0,
+            leaves_every: 1,
+            passes: 0,
             fresh: Vec::new(),
             gone: Vec::new(),
             added: Vec::new(),
@@ -135,6 +145,25 @@ impl<T: Default> Tree<T> {
             root.dir = Some(dir);
         }
         Ok(tree)
+    }
+
+    /// Asks directories that have long had no children only every `passes` passes. A first child of such a one is then
+    /// found later by as many, unless [`Tree::touch`] tells of it.
+    pub(crate) fn rest_leaves(&mut self, passes: u32) {
+        self.leaves_every = passes.max(1);
+    }
+
+    /// Has a directory listed by the next refresh: something is known to have changed there.
+    pub(crate) fn touch(&mut self, id: u32) {
+        if let Some(node) = self.node_mut(id) {
+            node.stale = true;
+        }
+    }
+
+    fn rests(&self, id: u32) -> bool {
+        self.leaves_every > 1
+            && !self.passes.wrapping_add(id).is_multiple_of(self.leaves_every)
+            && self.node(id).is_some_and(|n| n.still >= SETTLED && n.children.is_empty() && !n.stale)
     }
 
     /// The directory with this id, if it still exists.
@@ -194,9 +223,12 @@ impl<T: Default> Tree<T> {
                 self.cursor = id;
                 return false;
             }
-            self.check(id as u32);
+            if !self.rests(id as u32) {
+                self.check(id as u32);
+            }
         }
         self.cursor = 0;
+        self.passes = self.passes.wrapping_add(1);
         let mut step = 0;
         while let Some(id) = self.fresh.pop() {
             self.check(id);
@@ -218,9 +250,12 @@ impl<T: Default> Tree<T> {
         let Some(node) = self.node_mut(id) else { return };
         match nlink {
             // File systems that do not count (link count 1) are listed each time.
-            Ok(nlink) if nlink >= 2 && nlink == node.nlink && !node.stale => {}
+            Ok(nlink) if nlink >= 2 && nlink == node.nlink && !node.stale => {
+                node.still = node.still.saturating_add(1).min(SETTLED);
+            }
             Ok(nlink) => {
                 node.nlink = nlink;
+                node.still = 0;
                 self.scan(id);
             }
             Err(_) => self.suspect(id),
@@ -305,6 +340,7 @@ impl<T: Default> Tree<T> {
             ino,
             nlink: 2,
             stale: false,
+            still: 0,
             left_out: 0,
             dir: None,
             files,

@@ -12,6 +12,7 @@ use whystall_event::Stream;
 
 pub mod canary;
 mod culprits;
+mod names;
 mod probes;
 mod quota;
 mod rows;

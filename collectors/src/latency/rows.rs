@@ -7,6 +7,7 @@ use std::sync::Arc;
 use whystall_event::{Batch, SEC, Stamp, Stream, Subject};
 
 use super::culprits::{culprits, is_rt};
+use super::names::{kind_of, lock_type, throttle_reason, vector};
 use super::probes::{self, PROBES};
 use super::quota::Throttles;
 use super::streams as s;
@@ -22,6 +23,8 @@ use crate::bpf::wire::{self, Head, Irq, Life, Runq, Stack};
 const NAMED: usize = 5;
 /// After failing to find names for addresses, the symbols are read again at most this often: modules come and go.
 const SYMBOLS_AGAIN: u64 = 60 * SEC;
+/// The same after finding a BPF program where the kernel was held.
+const PROGRAMS_AGAIN: u64 = 10 * SEC;
 
 /// A task that held a CPU.
 #[derive(Debug, Clone, Copy)]
@@ -388,8 +391,19 @@ impl Rows {
         if !known(&self.symbols) && e.head.boot_ns.saturating_sub(self.symbols_read) > SYMBOLS_AGAIN {
             self.read_symbols(e.head.boot_ns);
         }
-        let symbols = self.symbols.as_ref().filter(|s| !s.is_empty());
-        match symbols {
+        let described = self.named(frames, taken);
+        // A program that was loaded after the symbols were read has the name of another one.
+        if described.stack.contains("bpf_prog_")
+            && e.head.boot_ns.saturating_sub(self.symbols_read) > PROGRAMS_AGAIN
+        {
+            self.read_symbols(e.head.boot_ns);
+            return self.named(frames, taken);
+        }
+        described
+    }
+
+    fn named(&self, frames: &[u64], taken: Taken) -> Described {
+        match self.symbols.as_ref().filter(|s| !s.is_empty()) {
             Some(symbols) => describe(frames.iter().map(|f| symbols.name(*f).unwrap_or("?")), taken),
             // Without names it cannot even be told whether user code was interrupted.
             None => Described { stack: String::new(), what: "other" },
@@ -410,49 +424,19 @@ impl Rows {
     }
 }
 
-/// Why nothing else ran, `nosched.kind`.
-fn kind_of(what: &str, rt: bool, kthread: bool) -> &'static str {
-    match what {
-        _ if rt => "rt",
-        "reclaim" | "compaction" => "memory",
-        "writeback" if kthread => "background",
-        "softirq" | "softirq_net_rx" => "softirq",
-        _ if kthread => "kthread",
-        _ => "kernel",
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_behind_a_hold() {
+        let mut rows = Rows::new(&Roots::under("/nonexistent"), Stamp { boot_ns: 0, wall_ns: 0 });
+        let hold = Hold { tgid: 7, kind: "kernel", begin: 100, end: 500, over: false };
+        rows.holds.insert(1, hold);
+        assert!(rows.held_in_kernel(1, 200, 600), "three quarters of the wait");
+        assert!(!rows.held_in_kernel(1, 450, 900), "a ninth");
+        assert!(!rows.held_in_kernel(0, 200, 600), "another CPU");
+        rows.holds.insert(1, Hold { kind: "rt", ..hold });
+        assert!(!rows.held_in_kernel(1, 200, 600), "a real-time task is another cause");
     }
-}
-
-/// LCB_F_* (include/trace/events/lock.h).
-fn lock_type(flags: u64) -> &'static str {
-    const SPIN: u64 = 1;
-    const READ: u64 = 2;
-    const WRITE: u64 = 4;
-    const RT: u64 = 8;
-    const PERCPU: u64 = 16;
-    const MUTEX: u64 = 32;
-    match flags {
-        f if f & RT != 0 => "rt_mutex",
-        f if f & PERCPU != 0 => "percpu_rwsem",
-        f if f & MUTEX != 0 => "mutex",
-        f if f & SPIN != 0 => "spin",
-        f if f & READ != 0 => "rwsem_read",
-        f if f & WRITE != 0 => "rwsem_write",
-        _ => "other",
-    }
-}
-
-/// enum vmscan_throttle_state (include/linux/mmzone.h).
-fn throttle_reason(reason: u64) -> &'static str {
-    ["writeback", "isolated", "noprogress", "congested"]
-        .get(usize::try_from(reason).unwrap_or(usize::MAX))
-        .copied()
-        .unwrap_or("unknown")
-}
-
-/// The softirq vectors' names (include/linux/interrupt.h).
-fn vector(number: u64) -> &'static str {
-    ["HI", "TIMER", "NET_TX", "NET_RX", "BLOCK", "IRQ_POLL", "TASKLET", "SCHED", "HRTIMER", "RCU"]
-        .get(usize::try_from(number).unwrap_or(usize::MAX))
-        .copied()
-        .unwrap_or("unknown")
 }

@@ -10,7 +10,7 @@ use super::probes::{self, Level, PROBES};
 use super::rows::Rows;
 use super::settings::{Best, Options};
 use super::streams as s;
-use super::totals::Totals;
+use super::totals::{Totals, Watched};
 use crate::bpf::object::{self, Object, Thresholds};
 use crate::bpf::perf::Tracepoints;
 use crate::bpf::wire::{self, Cpu, KINDS};
@@ -214,7 +214,13 @@ impl Run {
     /// Once a second: totals, zombies, the probes themselves.
     fn tick(&mut self, sink: &dyn Sink, now: Stamp) {
         if let Some(object) = &mut self.object {
-            for batch in self.totals.read(object, &self.cpus, &mut self.rows.cgroups, now) {
+            let bpf = |probe: usize| matches!(self.levels.get(probe), Some(Level::Bpf));
+            let watched = Watched {
+                direct: bpf(probes::RECLAIM_DIRECT),
+                memcg: bpf(probes::RECLAIM_MEMCG),
+                compact: bpf(probes::COMPACTION),
+            };
+            for batch in self.totals.read(object, &self.cpus, &mut self.rows.cgroups, watched, now) {
                 sink.send(batch);
             }
             if object.hists_full() > 0 && self.told.insert("hists") {
@@ -271,9 +277,12 @@ impl Run {
             self.lives_missed = missed;
             batch.gone.extend(self.rows.ledger.forget_zombies().into_iter().map(Subject::Cgroup));
         }
-        for (path, parent) in self.rows.ledger.take_parents() {
+        let (mut zombies, mut settled) = (0, 0);
+        for (path, parent) in self.rows.ledger.take_parents(now.boot_ns) {
+            zombies += parent.zombies;
+            settled += parent.settled;
             let mut row = batch.row(Subject::Cgroup(path));
-            row.gauge(f::ZOMBIES, parent.zombies as f64);
+            row.gauge(f::ZOMBIES, parent.zombies as f64).gauge(f::SETTLED, parent.settled as f64);
             if let Some((since, example, by)) = parent.oldest {
                 row.gauge(f::OLDEST, now.boot_ns.saturating_sub(since) as f64).text(f::EXAMPLE, example);
                 if let Some(by) = by {
@@ -281,6 +290,7 @@ impl Run {
                 }
             }
         }
+        batch.row(Subject::Host).gauge(f::ZOMBIES, zombies as f64).gauge(f::SETTLED, settled as f64);
         batch
     }
 

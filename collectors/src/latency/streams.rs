@@ -61,7 +61,7 @@ stream! {
 stream! {
     /// Exact totals of reclaim and compaction, also of what was too short or too frequent for a row of its own.
     reclaim_totals = sampled("reclaim.totals",
-        "counts and times of all reclaims by cgroup, also those too short or too many for a row of their own")
+        "counts and times of all reclaims by cgroup, here and below, also those too short or too many for a row of their own")
         of [Cgroup, Host];
     DIRECT_COUNT = Field::counter("direct_count", Unit::Count, "direct reclaims for the node");
     DIRECT_TIME = Field::counter("direct_time", Unit::Time, "time in direct reclaim for the node, all tasks together");
@@ -209,8 +209,10 @@ stream! {
 stream! {
     /// Zombies by parent.
     memcg_zombies = sampled("memcg_life.zombies",
-        "memory cgroups removed but not freed since the probes began, or since some were last missed, by parent") of [Cgroup];
-    ZOMBIES = Field::gauge("zombies", Unit::Count, "its former children that are removed and not yet freed");
+        "memory cgroups removed but not freed since the probes began, or since some were last missed: all, and by parent")
+        of [Cgroup, Host];
+    ZOMBIES = Field::gauge("zombies", Unit::Count, "its former children (host: all) that are removed and not yet freed");
+    SETTLED = Field::gauge("settled", Unit::Count, "those of them removed 3 s ago or earlier: not merely on their way");
     OLDEST = Field::gauge("oldest", Unit::Time, "since the removal of the oldest of them");
     EXAMPLE = Field::text("example", "the path of the oldest of them");
     CREATOR = Field::text("creator", "the task that made the oldest of them, if it was seen");

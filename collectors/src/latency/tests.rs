@@ -222,10 +222,12 @@ fn a_fifo_hog_is_the_culprit() {
         assert!((row.number("delay") / hole.as_nanos() as f64 - 1.0).abs() < 0.02);
         assert_eq!((row.text("culprit"), row.number("culprit_pid")), ("ws-hog", f64::from(pid)));
         assert_eq!((row.number("culprit_rt"), row.number("quota"), row.number("throttled")), (1.0, 0.0, 0.0));
-        assert!(row.number("culprit_share") >= 0.9);
+        assert!(row.number("culprit_share") >= 0.9 && row.number("rt_share") >= 0.9);
+        assert_eq!((row.text("behind"), row.number("allowed_cpus")), ("rt", 1.0));
         let told = kept
             .wait_for(&s::nosched::STREAM, |r| r.text("comm") == "ws-hog" && r.text("phase") == "running");
         assert_eq!((told.number("rt"), told.text("what"), told.text("stack")), (1.0, "user", ""));
+        assert_eq!(told.text("kind"), "rt");
         let ended =
             kept.wait_for(&s::nosched::STREAM, |r| r.text("comm") == "ws-hog" && r.text("phase") == "ended");
         assert!(ended.number("duration") >= 0.9 * 300.0 * MS as f64 && ended.boot_ns > told.boot_ns);
@@ -341,7 +343,10 @@ fn a_long_run_in_the_kernel_is_told_with_its_stack() {
                             && row.text("stack").contains("do_syscall_64"),
                         "{row:?}"
                     );
-                    assert_eq!((row.text("what"), row.number("rt")), ("other", 0.0));
+                    assert_eq!(
+                        (row.text("what"), row.text("kind"), row.number("rt")),
+                        ("other", "kernel", 0.0)
+                    );
                     assert!(row.number("runnable") >= 2.0);
                 }
             }
@@ -419,5 +424,32 @@ fn perf_tracepoints_stand_in_for_reclaim() {
         let rows = kept.rows(&s::reclaim_memcg::STREAM).iter().filter(|r| r.subject == subject).count();
         println!("{failed} reclaims, {rows} rows");
         assert!(rows as u64 <= failed);
+    });
+}
+
+#[test]
+fn waits_for_kernel_locks_are_told_where_wanted() {
+    with_probes("on = [\"lock\"]\nlock = \"20us\"", |kept| {
+        if level(kept, "lock") < 2.0 {
+            println!("skipped: no lock tracepoints: {:?}", kept.rows(&s::probes::STREAM).last());
+            return;
+        }
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            // They share an address space, and each change of it takes its lock.
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    name_thread(c"ws-mapper");
+                    while !over.load(Ordering::Relaxed) {
+                        let mut pages = vec![0u8; 8 << 20];
+                        pages.iter_mut().step_by(4096).for_each(|b| *b = 1);
+                    }
+                });
+            }
+            let row = kept.wait_for(&s::lock::STREAM, |r| r.text("comm") == "ws-mapper");
+            over.store(true, Ordering::Relaxed);
+            println!("{row:#?}");
+            assert!(row.number("duration") >= 20_000.0 && !row.text("type").is_empty());
+        });
     });
 }

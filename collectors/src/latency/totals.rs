@@ -1,9 +1,9 @@
 //! The kernel's histograms by cgroup, read each interval: exact totals for streams `reclaim.totals` and `runq.totals`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use whystall_event::{Batch, SEC, Stamp, Stream, Subject};
+use whystall_event::{Batch, Row, SEC, Stamp, Stream, Subject};
 
 use super::streams as s;
 use crate::bpf::cgroups::{Cgroups, Controller};
@@ -22,6 +22,17 @@ pub(super) struct Totals {
     cpus_before: Vec<Hist>,
     /// By kind: what forgotten cgroups had, so that the host's totals never go back.
     forgotten: HashMap<u64, Hist>,
+    /// Who had a row of `reclaim.totals` in the last reading, and when that was.
+    reclaimers: BTreeSet<Subject>,
+    read_ns: Option<u64>,
+}
+
+/// Which of the totals are watched; what is not has no value.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Watched {
+    pub(super) direct: bool,
+    pub(super) memcg: bool,
+    pub(super) compact: bool,
 }
 
 struct Seen {
@@ -29,7 +40,7 @@ struct Seen {
     changed_ns: u64,
 }
 
-/// A cgroup's totals by kind, several ids of one path together.
+/// A cgroup's totals by kind, here and below.
 #[derive(Default)]
 struct Sums {
     direct: Option<Hist>,
@@ -57,6 +68,8 @@ impl Totals {
             before: HashMap::new(),
             cpus_before: Vec::new(),
             forgotten: HashMap::new(),
+            reclaimers: BTreeSet::new(),
+            read_ns: None,
         }
     }
 
@@ -66,6 +79,7 @@ impl Totals {
         object: &mut Object,
         cpus: &[wire::Cpu],
         cgroups: &mut Cgroups,
+        watched: Watched,
         at: Stamp,
     ) -> [Batch; 2] {
         let now: Vec<(HistKey, Hist)> = object.hists().collect();
@@ -80,16 +94,17 @@ impl Totals {
             let recent = self.since(key, hist, at.boot_ns);
             let is_runq = key.kind == u64::from(wire::RUNQ);
             let controller = if is_runq { Controller::Cpu } else { Controller::Memory };
-            let subject = cgroups.path(controller, key.cgroup, 0).map(Subject::Cgroup);
+            let path = cgroups.path(controller, key.cgroup, 0);
             if is_runq {
-                if let Some(subject) = subject {
-                    let (total, last) = runq.entry(subject).or_default();
+                if let Some(path) = path {
+                    let (total, last) = runq.entry(Subject::Cgroup(path)).or_default();
                     total.add(hist);
                     last.add(&recent);
                 }
                 continue;
             }
-            for subject in [Some(Subject::Host), subject].into_iter().flatten() {
+            reclaim.entry(Subject::Host).or_default().add(key.kind, hist);
+            for subject in path.iter().flat_map(upwards) {
                 reclaim.entry(subject).or_default().add(key.kind, hist);
             }
         }
@@ -102,7 +117,7 @@ impl Totals {
             }
         }
         let gone = self.make_room(object, &now, cgroups, at.boot_ns);
-        [self.reclaim_rows(reclaim, &gone, at), self.runq_rows(runq, &gone, at)]
+        [self.reclaim_rows(reclaim, &gone, watched, at), self.runq_rows(runq, &gone, at)]
     }
 
     /// What came since the last reading.
@@ -144,19 +159,22 @@ impl Totals {
         gone
     }
 
-    fn reclaim_rows(&self, sums: BTreeMap<Subject, Sums>, gone: &[Subject], at: Stamp) -> Batch {
-        use s::reclaim_totals as f;
+    fn reclaim_rows(
+        &mut self,
+        sums: BTreeMap<Subject, Sums>,
+        gone: &[Subject],
+        watched: Watched,
+        at: Stamp,
+    ) -> Batch {
         let mut batch = Batch::new(self.reclaim.clone(), at);
+        let before = std::mem::replace(&mut self.reclaimers, sums.keys().cloned().collect());
+        let read_ns = self.read_ns.replace(at.boot_ns);
         for (subject, sums) in sums {
-            let mut row = batch.row(subject);
-            for (hist, count, time, max) in [
-                (sums.direct, f::DIRECT_COUNT, f::DIRECT_TIME, f::DIRECT_MAX),
-                (sums.memcg, f::MEMCG_COUNT, f::MEMCG_TIME, f::MEMCG_MAX),
-                (sums.compact, f::COMPACT_COUNT, f::COMPACT_TIME, f::COMPACT_MAX),
-            ] {
-                let h = hist.unwrap_or_default();
-                row.int(count, h.count).int(time, h.sum_ns).gauge(max, h.max_ns as f64);
+            // Who has its first row had nothing at the reading before: said so, its first interval counts.
+            if let Some(read_ns) = read_ns.filter(|_| !before.contains(&subject)) {
+                put(&mut batch.row_at(subject.clone(), read_ns), &Sums::default(), watched);
             }
+            put(&mut batch.row(subject), &sums, watched);
         }
         batch.gone.extend_from_slice(gone);
         batch
@@ -174,5 +192,65 @@ impl Totals {
         }
         batch.gone.extend_from_slice(gone);
         batch
+    }
+}
+
+fn put(row: &mut Row<'_>, sums: &Sums, watched: Watched) {
+    use s::reclaim_totals as f;
+    for (is_watched, hist, count, time, max) in [
+        (watched.direct, &sums.direct, f::DIRECT_COUNT, f::DIRECT_TIME, f::DIRECT_MAX),
+        (watched.memcg, &sums.memcg, f::MEMCG_COUNT, f::MEMCG_TIME, f::MEMCG_MAX),
+        (watched.compact, &sums.compact, f::COMPACT_COUNT, f::COMPACT_TIME, f::COMPACT_MAX),
+    ] {
+        if is_watched {
+            let h = hist.unwrap_or_default();
+            row.int(count, h.count).int(time, h.sum_ns).gauge(max, h.max_ns as f64);
+        }
+    }
+}
+
+/// A cgroup and those above it, without the root: a limit that is met may be an ancestor's.
+fn upwards(path: &Arc<str>) -> impl Iterator<Item = Subject> {
+    let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);
+    ends.filter_map(|at| path.get(..at)).map(Subject::cgroup).chain([Subject::Cgroup(path.clone())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: Watched = Watched { direct: true, memcg: true, compact: false };
+
+    fn sums(subjects: &[&str]) -> BTreeMap<Subject, Sums> {
+        let hist = Hist { count: 3, sum_ns: 3000, max_ns: 2000, ..Hist::default() };
+        let of = |path: &&str| (Subject::cgroup(*path), Sums { memcg: Some(hist), ..Sums::default() });
+        subjects.iter().map(of).collect()
+    }
+
+    fn rows(batch: &Batch) -> Vec<(String, u64, Option<f64>, Option<f64>)> {
+        use s::reclaim_totals as f;
+        let row = |r: whystall_event::RowRef<'_>| {
+            (r.subject.to_string(), r.boot_ns, r.number(f::MEMCG_COUNT), r.number(f::COMPACT_COUNT))
+        };
+        batch.rows().map(row).collect()
+    }
+
+    #[test]
+    fn a_first_row_comes_with_the_zero_before_it() {
+        let mut totals = Totals::new();
+        let mut read = |at: u64, who: &[&str]| {
+            rows(&totals.reclaim_rows(sums(who), &[], ALL, Stamp { boot_ns: at, wall_ns: 0 }))
+        };
+        assert_eq!(read(10, &["/a"]), [("cgroup:/a".into(), 10, Some(3.0), None)]);
+        let b = "cgroup:/b".to_string();
+        let a = ("cgroup:/a".to_string(), 20, Some(3.0), None);
+        assert_eq!(read(20, &["/a", "/b"]), [a, (b.clone(), 10, Some(0.0), None), (b, 20, Some(3.0), None)]);
+    }
+
+    #[test]
+    fn ancestors_without_the_root() {
+        let of = |path: &str| upwards(&path.into()).map(|s| s.to_string()).collect::<Vec<_>>();
+        assert_eq!(of("/a/b c/d"), ["cgroup:/a", "cgroup:/a/b c", "cgroup:/a/b c/d"]);
+        assert_eq!((of("/"), of("/a")), (vec!["cgroup:/".into()], vec!["cgroup:/a".into()]));
     }
 }

@@ -3,6 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use whystall_event::SEC;
+
+/// A removed cgroup that is still there after this long is not merely on its way: hundreds of rmdirs show for less than a
+/// second.
+const SETTLED: u64 = 3 * SEC;
 /// Living cgroups and zombies that are known one by one; those beyond are only counted.
 const MOST: usize = 16_384;
 
@@ -19,6 +24,8 @@ struct Zombie {
 pub(super) struct Parent {
     /// Removed and not freed.
     pub(super) zombies: u64,
+    /// Those of them that were removed three seconds ago or earlier.
+    pub(super) settled: u64,
     /// The oldest that is known: when it was removed, its path, who made it.
     pub(super) oldest: Option<(u64, Arc<str>, Option<Arc<str>>)>,
     oldest_id: u64,
@@ -91,8 +98,14 @@ impl Ledger {
     }
 
     /// The parents that have zombies, and once more those that just lost the last; these are forgotten.
-    pub(super) fn take_parents(&mut self) -> Vec<(Arc<str>, Parent)> {
+    pub(super) fn take_parents(&mut self, now_ns: u64) -> Vec<(Arc<str>, Parent)> {
         self.find_oldest();
+        self.parents.values_mut().for_each(|p| p.settled = 0);
+        for z in self.zombies.values().filter(|z| now_ns.saturating_sub(z.removed_ns) >= SETTLED) {
+            if let Some(parent) = self.parents.get_mut(&z.parent) {
+                parent.settled += 1;
+            }
+        }
         let all: Vec<_> = self.parents.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         self.parents.retain(|_, p| p.zombies > 0);
         all
@@ -133,17 +146,17 @@ mod tests {
         l.mkdir(11, &runc);
         l.rmdir(10, "/jobs/a", 1000);
         l.rmdir(11, "/jobs/b", 2000);
-        let p = l.take_parents();
-        assert_eq!((p.len(), p[0].0.as_ref(), p[0].1.zombies), (1, "/jobs", 2));
+        let p = l.take_parents(SETTLED + 1500);
+        assert_eq!((p.len(), p[0].0.as_ref(), p[0].1.zombies, p[0].1.settled), (1, "/jobs", 2, 1));
         assert_eq!(p[0].1.oldest.as_ref().unwrap().1.as_ref(), "/jobs/a");
         l.rmdir(12, "/jobs/c", 3000);
         l.release(10, 4000);
-        assert_eq!(l.take_parents()[0].1.oldest.as_ref().unwrap().1.as_ref(), "/jobs/b");
+        assert_eq!(l.take_parents(0)[0].1.oldest.as_ref().unwrap().1.as_ref(), "/jobs/b");
         assert_eq!(l.release(11, 5000), Released { age_ns: Some(3000), by: Some(runc.clone()) });
         assert_eq!(l.release(12, 5000).age_ns, Some(2000));
         l.rmdir(14, "/other/x", 1);
         assert_eq!(l.forget_zombies(), ["/jobs".into(), "/other".into()]);
-        assert!(l.take_parents().is_empty() && l.release(14, 2).age_ns.is_none());
+        assert!(l.take_parents(0).is_empty() && l.release(14, 2).age_ns.is_none());
     }
 
     #[test]
@@ -151,8 +164,8 @@ mod tests {
         let mut l = Ledger::default();
         l.rmdir(10, "/jobs/a", 1000);
         l.release(10, 2000);
-        assert_eq!(l.take_parents()[0].1.zombies, 0);
-        assert!(l.take_parents().is_empty());
+        assert_eq!(l.take_parents(0)[0].1.zombies, 0);
+        assert!(l.take_parents(0).is_empty());
         assert_eq!(l.release(13, 1), Released { age_ns: None, by: None });
     }
 

@@ -65,6 +65,23 @@ pub(crate) fn events(bytes: &[u8], out: &mut Vec<(usize, u64)>) {
     }));
 }
 
+/// Appends what `memory.events.local` (v2) says of the cgroup's own limits.
+pub(crate) fn own_events(bytes: &[u8], out: &mut Vec<(usize, u64)>) {
+    out.extend(parse::flat_keyed(bytes).filter_map(|(key, value)| match key {
+        b"high" => Some((f::OWN_HIGH, value)),
+        b"max" => Some((f::OWN_MAX, value)),
+        _ => None,
+    }));
+}
+
+/// The same from the events of a cgroup without children.
+pub(crate) fn own(out: &mut Vec<(usize, u64)>) {
+    let of = |field| out.iter().find(|v| v.0 == field).map(|v| v.1);
+    let (high, max) = (of(f::EVENTS_HIGH), of(f::EVENTS_MAX));
+    out.extend(high.map(|n| (f::OWN_HIGH, n)));
+    out.extend(max.map(|n| (f::OWN_MAX, n)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +111,8 @@ mod tests {
             let mut out = Vec::new();
             stat(&bytes, v1, &mut out);
             events(&bytes, &mut out);
+            own_events(&bytes, &mut out);
+            own(&mut out);
         }
     }
 }

@@ -65,7 +65,8 @@ fn files_are_read_when_no_descriptor_may_be_kept() {
 #[test]
 fn fixtures() {
     for name in ["cgroup-v1", "cgroup-v2", "cgroup-hybrid", "cgroup-v2-5.4"] {
-        let batches = pass(&mut *collector(&fixture(name), "numa_stat_interval_s = 0"));
+        let batches =
+            pass(&mut *collector(&fixture(name), "numa_stat_interval_s = 0\nstat_budget_ms = 1000"));
         golden(&without_timings(batches), &format!("{name}/memcg.golden"));
     }
 }

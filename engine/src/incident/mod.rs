@@ -6,6 +6,7 @@
 
 mod chain;
 mod id;
+mod keep;
 mod member;
 mod tell;
 #[cfg(test)]

@@ -26,7 +26,7 @@ const MAX_BYTES: usize = 32 << 10;
 const MAX_BEGUN: u32 = 16;
 
 /// A rule's conclusion about one finding.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Conclusion {
     /// The cause's id, for example `memcg.limit`.
     pub cause: String,

@@ -56,6 +56,16 @@ impl Ctx {
         }
     }
 
+    /// Whether both are cgroups and the other is below this one.
+    fn is_above(&self, other: &Subject) -> bool {
+        match (&self.subject, other) {
+            (Subject::Cgroup(above), Subject::Cgroup(path)) => {
+                path.strip_prefix(above.as_ref()).is_some_and(|rest| rest.starts_with('/'))
+            }
+            _ => false,
+        }
+    }
+
     /// The full path of a control file of the subject's memory cgroup.
     fn cgroup_file(&self, file: &str) -> String {
         let data = self.data.borrow();
@@ -120,14 +130,17 @@ impl Ctx {
         })))
     }
 
-    /// The newest events of a stream about this subject (for the host: about anything), newest first.
+    /// The newest events of a stream about this subject (for the host: about anything; for a cgroup: also about those
+    /// below it), newest first.
     fn events(&self, stream: &str, n: i64) -> Array {
         let n = usize::try_from(n).unwrap_or(0).min(MAX_ITEMS);
         let data = self.data.borrow();
         let found = data
             .recent
             .newest(stream)
-            .filter(|e| self.subject == Subject::Host || e.subject == self.subject)
+            .filter(|e| {
+                self.subject == Subject::Host || e.subject == self.subject || self.is_above(&e.subject)
+            })
             .take(n);
         fitting(found.map(|e| {
             let mut m = describe(&e.subject);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 use whystall_collectors::runner::clock;
-use whystall_engine::script::{At, ParamValue, Rule, Sandbox, Take, When, WindowDecl, definitions};
+use whystall_engine::script::{At, Explains, ParamValue, Rule, Sandbox, Take, When, WindowDecl, definitions};
 use whystall_event::text::{did_you_mean, escape};
 use whystall_event::{SubjectKind, format_duration};
 
@@ -120,7 +120,7 @@ pub(super) fn page(rule: &Rule, here: Option<&str>, style: Style) -> String {
     fact("needs", escape(&m.needs.join(", ")).into_owned());
     fact("wants", escape(&m.wants.join(", ")).into_owned());
     fact("causes", escape(&rule.causes.join(", ")).into_owned());
-    let explains: Vec<String> = m.explains.iter().map(|e| format!("{} ({})", e.rule, when(e.when))).collect();
+    let explains: Vec<String> = m.explains.iter().map(edge).collect();
     fact("explains", escape(&explains.join(", ")).into_owned());
     fact("fires after", format_duration(m.fire_hold_ns));
     fact("clears after", format_duration(m.clear_hold_ns));
@@ -166,6 +166,14 @@ pub(super) fn page(rule: &Rule, here: Option<&str>, style: Style) -> String {
     }
     out.push_str(&table.render(2));
     out
+}
+
+fn edge(e: &Explains) -> String {
+    let of = |word: &str, list: &[String]| match list {
+        [] => String::new(),
+        list => format!(", {word} {}", list.join(" or ")),
+    };
+    format!("{} ({}{}{})", e.rule, when(e.when), of("by", &e.by), of("for", &e.causes))
 }
 
 fn when(w: When) -> &'static str {

@@ -262,3 +262,65 @@ fn nested_quota(scene: &mut Scene<'_>) -> Result<Proof> {
         .must(below == 0, format!("{below} in the cgroup of the tasks"))
         .note(format!("the victim's 1 ms late at worst by {:.0} ms", number(&reports[0], "max_ms")?)))
 }
+
+/// One SCHED_FIFO task runs once for 300 ms on the CPU of a process that measures the hole in its own time. Where
+/// `bpftrace` is installed, it measures the same wait.
+///
+/// Bounds: one CPU, 300 ms. Proof: the victim's own clock. The verdict must name both by pid, the wait within 2 %.
+pub(super) const RT_HOG_ONCE: Fault = Fault {
+    name: "rt_hog_once",
+    expect: sched_delay(&["cpu.rt_hog"], SubjectPattern::CpuOrCgroup),
+    available: rt_available,
+    run: rt_hog_once,
+};
+
+fn rt_hog_once(scene: &mut Scene<'_>) -> Result<Proof> {
+    let cpu = scene.host.victim_cpu()?;
+    scene.names.cpu = Some(cpu);
+    let away = Away::from_victim_cpu(scene.host)?;
+    let victim = Kid::start("gap", None, &settings![cpu = cpu, for_ms = 9000])?;
+    let pid = victim.pid();
+    let trace = Bpftrace::start(pid);
+    scene.sleep(Duration::from_secs(if trace.is_ok() { 5 } else { 1 }))?;
+    let hog = Kid::start("spin", None, &settings![cpu = cpu, fifo = 50, for_ms = 300, on_ms = 300])?;
+    scene.names.culprit = Some(hog.pid());
+    scene.onset();
+    let reports = scene.finish(vec![hog, victim], Duration::from_secs(15))?;
+    drop(away);
+    let own = number(&reports[1], "max_ms")?;
+    let mut measures = vec![own];
+    let proof = Proof::default().must(own > 250.0, format!("a hole of {own:.2} ms"));
+    let traced = trace.and_then(Bpftrace::longest_ms);
+    measures.extend(traced.as_ref().ok().copied());
+    scene.names.victim = Some((pid, measures));
+    Ok(match traced {
+        Ok(ms) => proof.note(format!("bpftrace says {ms:.2} ms")),
+        Err(why) => proof.note(format!("without bpftrace: {why:#}")),
+    })
+}
+
+/// `bpftrace` beside us: the longest wait of one task between becoming runnable and running.
+struct Bpftrace(std::process::Child);
+
+impl Bpftrace {
+    fn start(pid: u32) -> Result<Bpftrace> {
+        let script = format!(
+            "tracepoint:sched:sched_wakeup /args->pid == {pid}/ {{ @since = nsecs; }} \
+             tracepoint:sched:sched_switch /args->prev_pid == {pid} && args->prev_state == 0/ {{ @since = nsecs; }} \
+             tracepoint:sched:sched_switch /args->next_pid == {pid} && @since/ \
+               {{ @longest = max(nsecs - @since); @since = 0; }} \
+             interval:s:9 {{ exit(); }}"
+        );
+        let mut command = std::process::Command::new("bpftrace");
+        command.args(["-e", &script]).stdin(std::process::Stdio::null());
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        Ok(Bpftrace(sys::die_with_parent(&mut command).spawn().context("bpftrace")?))
+    }
+
+    fn longest_ms(self) -> Result<f64> {
+        let done = self.0.wait_with_output().context("bpftrace")?;
+        let text = String::from_utf8_lossy(&done.stdout).into_owned();
+        let ns = text.lines().find_map(|l| l.strip_prefix("@longest: ")).context("bpftrace saw no wait")?;
+        Ok(ns.trim().parse::<f64>()? / 1e6)
+    }
+}

@@ -21,7 +21,12 @@ pub(super) const MEMCG_LIMIT: Fault = Fault {
     name: "memcg_limit",
     expect: AT_LIMIT,
     available: limit_available,
-    run: |scene| at_limit(scene, Pressure { limit_mib: 256, anon_mib: 128, file_mib: 384, victim_mib: 8 }),
+    run: |scene| {
+        at_limit(
+            scene,
+            Pressure { limit_mib: 256, anon_mib: 128, file_mib: 384, victim_mib: 8, nested: false },
+        )
+    },
 };
 
 /// A container with a 64 MiB limit reads and writes a 512 MiB file and holds next to no anonymous memory: the limit is
@@ -32,8 +37,66 @@ pub(super) const MEMCG_LIMIT_CACHE_ONLY: Fault = Fault {
     name: "memcg_limit_cache_only",
     expect: AT_LIMIT,
     available: limit_available,
-    run: |scene| at_limit(scene, Pressure { limit_mib: 64, anon_mib: 0, file_mib: 512, victim_mib: 1 }),
+    run: |scene| {
+        at_limit(scene, Pressure { limit_mib: 64, anon_mib: 0, file_mib: 512, victim_mib: 1, nested: false })
+    },
 };
+
+/// A pod with a 32 MiB limit whose container has none of its own: the tasks wait in the child, the limit is the parent's,
+/// and the parent is to be named.
+///
+/// Bounds: 32 MiB of memory, 128 MiB of disk, 12 s. Proof: as for `memcg_limit`.
+pub(super) const MEMCG_LIMIT_NESTED: Fault = Fault {
+    name: "memcg_limit_nested",
+    expect: AT_LIMIT,
+    available: limit_available,
+    run: |scene| {
+        at_limit(scene, Pressure { limit_mib: 32, anon_mib: 8, file_mib: 128, victim_mib: 1, nested: true })
+    },
+};
+
+/// A container over its `memory.high` of 48 MiB, far from any hard limit, reads and writes a 192 MiB file: the kernel
+/// makes its tasks reclaim and slows them down. cgroup v2 only.
+///
+/// Bounds: 48 MiB of memory and what the kernel lets it go over, 192 MiB of disk, 12 s.
+/// Proof: `high` of the group's `memory.events` rises, `max` does not.
+pub(super) const MEMCG_HIGH: Fault = Fault {
+    name: "memcg_high",
+    expect: Expect::Verdict {
+        rule: "memory.direct_reclaim_burst",
+        causes: &["memcg.high"],
+        subject: SubjectPattern::Cgroup,
+        ruled_out_contains: &["memcg.limit", "node.low_memory"],
+        summary_names_cgroup: false,
+        resolved: true,
+    },
+    available: |host| {
+        limit_available(host)?;
+        match host.layout.tree("memory") {
+            Ok(tree) if tree.v2 => Ok(()),
+            _ => Err("cgroup v1 has no memory.high".into()),
+        }
+    },
+    run: over_high,
+};
+
+fn over_high(scene: &mut Scene<'_>) -> Result<Proof> {
+    let group = scene.cgroup()?;
+    group.throttle_memory(48)?;
+    let file = scene.dir()?.join("scratch").display().to_string();
+    let (before, highs_before, hits_before) = (Snapshot::take(), group.throttles()?, group.limit_hits()?);
+    let churn = settings![for_ms = 12_000, anon_mib = 16, file_mib = 192, file = file];
+    let churn = Kid::start("churn", Some(&group), &churn)?;
+    scene.onset_when("memory.high", Duration::from_secs(8), || Ok(group.throttles()? > highs_before))?;
+    scene.finish(vec![churn], Duration::from_secs(30))?;
+    let (delta, highs) = (Snapshot::take().since(&before), group.throttles()? - highs_before);
+    let hits = group.limit_hits()? - hits_before;
+    scene.keep(group);
+    Ok(Proof::default()
+        .must(highs >= 300, format!("memory.high met +{highs} in {:.1} s", delta.seconds))
+        .must(hits == 0, format!("memory.max met +{hits}"))
+        .note(format!("psi memory {:.1} %", delta.psi_percent("memory").unwrap_or(f64::NAN))))
+}
 
 const AT_LIMIT: Expect = Expect::Verdict {
     rule: "memory.direct_reclaim_burst",
@@ -55,6 +118,8 @@ struct Pressure {
     anon_mib: u64,
     file_mib: u64,
     victim_mib: u64,
+    /// Whether the tasks are in a child that has no limit.
+    nested: bool,
 }
 
 fn at_limit(scene: &mut Scene<'_>, p: Pressure) -> Result<Proof> {
@@ -63,8 +128,12 @@ fn at_limit(scene: &mut Scene<'_>, p: Pressure) -> Result<Proof> {
     let file = scene.dir()?.join("scratch").display().to_string();
     let (before, hits_before) = (Snapshot::take(), group.limit_hits()?);
     let churn = settings![for_ms = 12_000, anon_mib = p.anon_mib, file_mib = p.file_mib, file = file];
-    let churn = Kid::start("churn", Some(&group), &churn)?;
-    let victim = Kid::start("alloc", Some(&group), &settings![for_ms = 12_000, anon_mib = p.victim_mib])?;
+    let child = if p.nested { Some(group.memory_child("inner")?.join("cgroup.procs")) } else { None };
+    let joins = child.iter().map(|procs| format!("join={}", procs.display()));
+    let (inside, joins) = (child.is_none().then_some(&group), joins.collect::<Vec<_>>());
+    let churn = Kid::start("churn", inside, &[&churn[..], &joins].concat())?;
+    let victim = settings![for_ms = 12_000, anon_mib = p.victim_mib];
+    let victim = Kid::start("alloc", inside, &[&victim[..], &joins].concat())?;
     scene.onset_when("the memory limit", Duration::from_secs(5), || Ok(group.limit_hits()? > hits_before))?;
     let reports = scene.finish(vec![churn, victim], Duration::from_secs(20))?;
     let (delta, hits) = (Snapshot::take().since(&before), group.limit_hits()? - hits_before);

@@ -1,9 +1,11 @@
 //! The faults and quiet controls, in the order in which they run.
 
+mod article;
 mod cpu;
 mod kernel;
 mod memory;
 mod net;
+mod node;
 mod quiet;
 mod quiet_memory;
 mod zombie;
@@ -14,9 +16,16 @@ use crate::scene::Fault;
 pub(crate) const ALL: &[Fault] = &[
     memory::MEMCG_LIMIT,
     memory::MEMCG_LIMIT_CACHE_ONLY,
+    memory::MEMCG_LIMIT_NESTED,
+    memory::MEMCG_HIGH,
     memory::OOM_KILL,
+    node::NODE_LOW,
+    node::COMPACTION,
     zombie::ZOMBIE_GROWTH,
+    zombie::ZOMBIE_SHMEM,
+    article::SLOW_STATS,
     cpu::RT_HOG,
+    cpu::RT_HOG_ONCE,
     cpu::CFS_OVERCOMMIT,
     cpu::CPU_QUOTA,
     cpu::RR_HOGS,

@@ -44,6 +44,66 @@ pub(super) const ZOMBIE_GROWTH: Fault = Fault {
     run: zombie_growth,
 };
 
+/// The same with shared memory: each of 48 jobs writes 64 KiB to a file of its own in a tmpfs and ends. The file stays,
+/// and so does the job's cgroup, to which it is charged.
+///
+/// Bounds: 48 cgroups, 3 MiB of shared memory, 17 s. The files are deleted afterwards. Proof: as for `zombie_growth`.
+pub(super) const ZOMBIE_SHMEM: Fault = Fault {
+    name: "zombie_shmem",
+    expect: Expect::Verdict {
+        rule: "memory.zombie_memcg_growth",
+        causes: &["memcg.leak.shmem"],
+        subject: SubjectPattern::Host,
+        ruled_out_contains: &[],
+        summary_names_cgroup: true,
+        resolved: true,
+    },
+    available: |host| {
+        host.needs("memory")?;
+        match sys::file_system(Path::new(SHM)) {
+            Ok((free, true)) if free >> 20 > 16 => Ok(()),
+            _ => Err(format!("{SHM} is no tmpfs with 16 MiB free")),
+        }
+    },
+    run: zombie_shmem,
+};
+
+const SHM: &str = "/dev/shm";
+
+fn zombie_shmem(scene: &mut Scene<'_>) -> Result<Proof> {
+    let parent = scene.cgroup()?;
+    let dir = scene.dir_in(Path::new(SHM))?;
+    let start = parent.dying()?;
+    let began = Instant::now();
+    for i in 0..JOBS as usize {
+        scene.sleep((EVERY * i as u32).saturating_sub(began.elapsed()))?;
+        let file = dir.join(format!("segment-{i}"));
+        run_job(&parent, i, "job", settings![work_ms = 1, anon_mib = 1, file = file.display()].to_vec())?;
+        if i == 0 {
+            scene.onset();
+        }
+    }
+    let took = began.elapsed().as_secs_f64();
+    let grown = parent.dying()?.saturating_sub(start);
+    scene.await_verdict(Duration::from_secs(6))?;
+    fs::remove_dir_all(&dir).with_context(|| format!("{dir:?}"))?;
+    let stays = settle(scene, &parent, start)?;
+    scene.keep(parent);
+    Ok(Proof::default()
+        .must(grown >= 40, format!("zombies {start} → {} in {took:.1} s", start + grown))
+        .note(stays))
+}
+
+/// Waits until the zombies are freed, and says how many were not.
+fn settle(scene: &Scene<'_>, parent: &Cgroup, start: u64) -> Result<String> {
+    let freed = Instant::now();
+    while parent.dying()? > start && freed.elapsed() < Duration::from_secs(10) {
+        scene.sleep(Duration::from_millis(50))?;
+    }
+    let stays = parent.dying()?.saturating_sub(start);
+    Ok(format!("{stays} stay {:.1} s after what held them was dropped", freed.elapsed().as_secs_f64()))
+}
+
 fn zombie_growth(scene: &mut Scene<'_>) -> Result<Proof> {
     let parent = scene.cgroup()?;
     let logs = make_logs(&scene.dir()?)?;
@@ -52,7 +112,7 @@ fn zombie_growth(scene: &mut Scene<'_>) -> Result<Proof> {
     for (i, (path, _)) in logs.iter().enumerate() {
         let due = EVERY * i as u32;
         scene.sleep(due.saturating_sub(began.elapsed()))?;
-        run_job(&parent, i, path)?;
+        run_job(&parent, i, "read", settings![for_ms = 5000, file = path.display()].to_vec())?;
         if i == 0 {
             scene.onset();
         }
@@ -66,16 +126,12 @@ fn zombie_growth(scene: &mut Scene<'_>) -> Result<Proof> {
         fs::remove_file(path).with_context(|| format!("{path:?}"))?;
     }
     drop(logs);
-    let freed = Instant::now();
-    while parent.dying()? > start && freed.elapsed() < Duration::from_secs(10) {
-        scene.sleep(Duration::from_millis(50))?;
-    }
-    let stays = parent.dying()?.saturating_sub(start);
+    let stays = settle(scene, &parent, start)?;
     scene.keep(parent);
     Ok(Proof::default()
         .must(grown >= 40, format!("zombies {start} → {} in {took:.1} s", start + grown))
         .note(format!("parent's page cache {cache} KiB"))
-        .note(format!("{stays} stay {:.1} s after the files were dropped", freed.elapsed().as_secs_f64())))
+        .note(stays))
 }
 
 /// Writes the jobs' log files and drops them from the cache: they were charged to the lab, and must be charged to the
@@ -94,10 +150,9 @@ fn make_logs(dir: &Path) -> Result<Vec<(PathBuf, File)>> {
 }
 
 /// One job from its cgroup's birth to its removal.
-fn run_job(parent: &Cgroup, i: usize, log: &Path) -> Result<()> {
+fn run_job(parent: &Cgroup, i: usize, role: &'static str, mut settings: Vec<String>) -> Result<()> {
     let group = parent.memory_child(&format!("job-{i}"))?;
-    let join = group.join("cgroup.procs").display().to_string();
-    let job = Kid::start("read", None, &settings![for_ms = 5000, join = join, file = log.display()])?;
-    job.finish(Duration::from_secs(5))?;
+    settings.push(format!("join={}", group.join("cgroup.procs").display()));
+    Kid::start(role, None, &settings)?.finish(Duration::from_secs(5))?;
     fs::remove_dir(&group).with_context(|| format!("removing cgroup {group:?}"))
 }
