@@ -233,6 +233,12 @@ pub enum RulesCommand {
         #[arg(value_name = "ID")]
         id: String,
     },
+    /// Print what rules can call and read as a definition file for editors with a Rhai language server.
+    ///
+    /// Save it as `whystall.d.rhai` beside the rules.
+    Definitions,
+    /// Print the reference in Markdown: streams, calculations, functions, codes and commands.
+    Reference,
     /// Write a new rule that passes `check` and `test`, to begin from.
     ///
     /// The file is AREA/NAME.rhai if there is a directory AREA here, else NAME.rhai. Nothing is overwritten.

@@ -57,7 +57,7 @@ fn load(libraries: &[(&str, &str)], text: &str) -> (Compiled, Vec<Diagnostic>) {
         .iter()
         .flat_map(|(name, text)| all.add(&sandbox, name, &format!("lib/{name}.rhai"), text))
         .collect();
-    let compiled = compile_with(&sandbox, &schema(), &Rc::new(all), "t.rhai", text, &Overrides::default());
+    let compiled = compile_with(&sandbox, &schema(), &Arc::new(all), "t.rhai", text, &Overrides::default());
     (compiled, wrong)
 }
 

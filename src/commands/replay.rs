@@ -70,7 +70,7 @@ pub(super) fn replay(args: &Args) -> Result {
     let fed;
     if args.diff.is_some() {
         let mut found = vec![Found::default(); judges.len()];
-        fed = feed(&mut recording, &args.file, &mut judges, |i, v, _| {
+        fed = feed(&mut recording, &args.file, &mut judges, |i, v| {
             found[i].take(&v);
             Ok(())
         })?;
@@ -78,7 +78,7 @@ pub(super) fn replay(args: &Args) -> Result {
     } else {
         judges.iter_mut().for_each(|j| j.except(Exceptions::of(&config), None));
         let (form, mut out) = (form(args.output), io::BufWriter::new(io::stdout().lock()));
-        fed = feed(&mut recording, &args.file, &mut judges, |_, v, _| output::write(&mut out, &v, form))?;
+        fed = feed(&mut recording, &args.file, &mut judges, |_, v| output::write(&mut out, &v, form))?;
         out.flush()?;
         judges.iter().flat_map(|j| j.silenced().lines()).for_each(|line| say(&line));
     }
@@ -128,12 +128,12 @@ pub(super) struct Fed {
     pub(super) last_ns: u64,
 }
 
-/// Reads the recording to its end and hands the judges' verdicts, with the judge's number and the wall time, to `each`.
+/// Reads the recording to its end and hands the judges' verdicts, with the judge's number, to `each`.
 pub(super) fn feed(
     recording: &mut Replay,
     path: &Path,
     judges: &mut [Judge],
-    mut each: impl FnMut(usize, Verdict, u64) -> io::Result<()>,
+    mut each: impl FnMut(usize, Verdict) -> io::Result<()>,
 ) -> Result<Fed> {
     let (mut fed, mut first) = (Fed::default(), true);
     loop {
@@ -153,7 +153,7 @@ pub(super) fn feed(
                         say(&format!("rule {}: {}", p.rule, p.what));
                     }
                     for v in verdicts {
-                        each(i, v, t.at.wall_ns)?;
+                        each(i, v)?;
                     }
                 }
             }

@@ -93,7 +93,7 @@ pub(super) fn tune(args: &Tune) -> Result {
     }
     let mut found = vec![Found::default(); values.len()];
     let began = Instant::now();
-    let fed = feed(&mut recording, &args.file, &mut judges, |i, v, _| {
+    let fed = feed(&mut recording, &args.file, &mut judges, |i, v| {
         found[i].take(&v);
         Ok(())
     })?;

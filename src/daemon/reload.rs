@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use whystall_collectors::Roots;
 use whystall_engine::Schema;
-use whystall_engine::script::{Diagnostic, Level, Overrides, Sandbox, compile, run_tests};
+use whystall_engine::script::{Diagnostic, Level, Libraries, Overrides, Sandbox, run_tests};
 
 use super::exceptions::Exceptions;
 use super::output::log;
@@ -296,6 +296,8 @@ impl Reloader {
             config.interval_ns = self.config.interval_ns;
         }
         let examined: Vec<u64> = files.iter().map(text).collect();
+        // A library concerns every rule.
+        let all = files.iter().any(|f| f.library().is_some() && !self.known.contains(&text(f)));
         let collectors = if same_collectors(&self.config, &config) {
             None
         } else {
@@ -318,7 +320,7 @@ impl Reloader {
             }
             return Err(Refusal { brief, full });
         }
-        let changed = set.running.iter().filter(|l| !self.known.contains(&text(&l.file)));
+        let changed = set.running.iter().filter(|l| all || !self.known.contains(&text(&l.file)));
         let failures: Vec<String> = changed.flat_map(|l| failures(l, &sandbox, schema)).collect();
         if let Some(first) = failures.first() {
             let full = failures.iter().fold(String::new(), |mut all, f| {
@@ -335,7 +337,7 @@ impl Reloader {
         notes.extend(set.notes);
         notes.extend(set.idle.iter().map(|i| format!("not running {}: {}", i.id, i.why)));
         let rules = set.running.into_iter().map(|l| (l.file, l.overrides)).collect();
-        Ok(Prepared { config, collectors, rules, notes, examined })
+        Ok(Prepared { config, collectors, libraries: set.libraries, rules, notes, examined })
     }
 
     /// Puts it in force and waits until it is.
@@ -343,7 +345,8 @@ impl Reloader {
         let (done, answer) = sync_channel(1);
         let schema = p.collectors.as_ref().map(|(_, s)| s.clone());
         let exceptions = Exceptions::of(&p.config);
-        let change = Change { rules: p.rules, collectors: p.collectors, exceptions, done };
+        let change =
+            Change { libraries: p.libraries, rules: p.rules, collectors: p.collectors, exceptions, done };
         self.orders.send(Order::Change(Box::new(change))).map_err(|_| Over)?;
         match answer.recv().map_err(|_| Over)? {
             Err(why) => Ok(Err(Refusal::new(why))),
@@ -363,6 +366,7 @@ impl Reloader {
 struct Prepared {
     config: Config,
     collectors: Option<(Vec<whystall_collectors::runner::Job>, Schema)>,
+    libraries: Arc<Libraries>,
     rules: Vec<(RuleFile, Overrides)>,
     notes: Vec<String>,
     examined: Vec<u64>,
@@ -422,7 +426,7 @@ fn failures(loaded: &Loaded, sandbox: &Rc<Sandbox>, schema: &Schema) -> Vec<Stri
     let rule = if loaded.overrides == plain {
         Some(loaded.rule.clone())
     } else {
-        compile(sandbox, schema, &loaded.file.file, &loaded.file.text, &plain).rule
+        loaded.rule.again(sandbox, schema, &loaded.file.text, &plain).rule
     };
     let Some(rule) = rule else { return vec![format!("{} does not load", loaded.file.file)] };
     let outcomes = run_tests(&rule, &loaded.file.text, sandbox, schema);

@@ -2,6 +2,7 @@
 //! applied, and those left out that this host cannot serve. Each of these is told.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use whystall_engine::Schema;
 use whystall_engine::script::{
@@ -42,6 +43,8 @@ pub struct RuleSet {
     pub running: Vec<Loaded>,
     /// Rules that do not.
     pub idle: Vec<Idle>,
+    /// What the rules share.
+    pub libraries: Arc<Libraries>,
     /// Everything that was found in the files, in their order.
     pub diagnostics: Vec<Diagnostic>,
     /// Settings that do not fit their rule; the config is broken.
@@ -79,7 +82,8 @@ impl RuleSet {
             let name = l.library().unwrap_or_default();
             set.diagnostics.extend(shared.add(sandbox, name, &l.file, &l.text));
         }
-        let shared = Rc::new(shared);
+        let shared = Arc::new(shared);
+        set.libraries = shared.clone();
         for file in files {
             let Compiled { rule, diagnostics } =
                 compile_with(sandbox, schema, &shared, &file.file, &file.text, &Overrides::default());

@@ -280,7 +280,7 @@ fn engine(
     if ready.send(Ok(told)).is_err() {
         return Ok(runner.stop(STOP_WITHIN));
     }
-    let mut swap = Swap::new(orders, &set.running, plan.schema);
+    let mut swap = Swap::new(orders, &set.running, set.libraries, plan.schema);
     drop(set.running);
     loop {
         // While there is a change to prepare, only what is queued goes before it.

@@ -6,11 +6,12 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError};
 
 use whystall_collectors::runner::Job;
 use whystall_engine::Schema;
-use whystall_engine::script::{Overrides, Rule, Sandbox, compile};
+use whystall_engine::script::{Libraries, Overrides, Rule, Sandbox, compile_with};
 
 use super::exceptions::Exceptions;
 use super::rule_files::RuleFile;
@@ -30,6 +31,8 @@ pub enum Order {
 /// Everything that a reload changes.
 #[derive(Debug)]
 pub struct Change {
+    /// What the rules share.
+    pub libraries: Arc<Libraries>,
     /// The rules that are to run, in order.
     pub rules: Vec<(RuleFile, Overrides)>,
     /// Other collectors, with what rules can then read.
@@ -104,19 +107,31 @@ struct Work {
 pub struct Swap {
     orders: Option<Receiver<Order>>,
     running: Vec<Running>,
+    libraries: Arc<Libraries>,
     schema: Schema,
     work: Option<Work>,
 }
 
 impl Swap {
-    /// `running` are the rules that run, compiled with `schema`.
-    pub fn new(orders: Receiver<Order>, running: &[Loaded], schema: Schema) -> Swap {
+    /// `running` are the rules that run, compiled with `libraries` and `schema`.
+    pub fn new(
+        orders: Receiver<Order>,
+        running: &[Loaded],
+        libraries: Arc<Libraries>,
+        schema: Schema,
+    ) -> Swap {
         let known = |l: &Loaded| Running {
             text: text(&l.file),
             overrides: l.overrides.clone(),
             rule: l.rule.clone(),
         };
-        Swap { orders: Some(orders), running: running.iter().map(known).collect(), schema, work: None }
+        Swap {
+            orders: Some(orders),
+            running: running.iter().map(known).collect(),
+            libraries,
+            schema,
+            work: None,
+        }
     }
 
     /// Whether [`Swap::step`] has something to do.
@@ -152,13 +167,21 @@ impl Swap {
             let text = text(file);
             let same = |r: &&Running| r.text == text && r.overrides == *overrides;
             let schema = work.change.collectors.as_ref().map(|(_, schema)| schema);
-            // With other collectors windows may mean something else.
-            let kept = self.running.iter().find(same).filter(|_| schema.is_none()).cloned();
+            // With other collectors windows may mean something else, and with other libraries functions.
+            let alike = schema.is_none() && work.change.libraries == self.libraries;
+            let kept = self.running.iter().find(same).filter(|_| alike).cloned();
             let rule = match kept {
                 Some(kept) => Ok(kept.rule),
                 None => {
                     let schema = schema.unwrap_or(&self.schema);
-                    let compiled = compile(sandbox, schema, &file.file, &file.text, overrides);
+                    let compiled = compile_with(
+                        sandbox,
+                        schema,
+                        &work.change.libraries,
+                        &file.file,
+                        &file.text,
+                        overrides,
+                    );
                     compiled.rule.ok_or_else(|| match compiled.diagnostics.first() {
                         Some(d) => d.to_string(),
                         None => format!("{} does not load", file.file),
@@ -181,6 +204,7 @@ impl Swap {
         let counts = count(&self.running, &compiled);
         let rules = compiled.iter().map(|r| r.rule.clone()).collect();
         self.running = compiled;
+        self.libraries = change.libraries;
         let jobs = change.collectors.map(|(jobs, schema)| {
             self.schema = schema;
             jobs

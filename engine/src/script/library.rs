@@ -20,10 +20,10 @@ use super::types;
 use scan::{Edits, rewrite};
 
 /// All libraries by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Libraries(BTreeMap<String, Library>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Library {
     file: String,
     text: String,

@@ -8,6 +8,7 @@ mod diag;
 #[cfg(test)]
 mod equality;
 mod functions;
+mod interface;
 mod library;
 mod literal;
 mod lower;
@@ -26,6 +27,7 @@ mod types;
 pub use codes::{Code, by_name as code};
 pub use conclusion::Conclusion;
 pub use diag::{Diagnostic, Level, Place};
+pub use interface::{Described, Family, definitions, interface};
 pub use library::Libraries;
 pub use manifest::{
     API, At, Explains, Manifest, OnMissing, Param, ParamValue, Severity, Shape, Take, When, WindowDecl,

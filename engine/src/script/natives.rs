@@ -239,6 +239,11 @@ fn table(on: Ty) -> &'static [Sig] {
     }
 }
 
+/// The forms in which functions or a type's methods are called: name, arguments, result.
+pub(crate) fn forms(on: Ty) -> impl Iterator<Item = (&'static str, Vec<&'static str>, Ty)> {
+    table(on).iter().map(|s| (s.0, s.1.iter().map(|a| a.word()).collect(), s.2))
+}
+
 fn find(on: Ty, name: &str, args: &[Ty]) -> Option<Ty> {
     table(on)
         .iter()

@@ -1,6 +1,7 @@
 //! A loaded rule: RULE, its functions, and their lowered forms.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use rhai::{AST, Stmt};
 use whystall_event::{Subject, SubjectKind};
@@ -50,7 +51,7 @@ pub struct Rule {
     has_verdict: bool,
     lowered: Vec<(SubjectKind, Option<Program>, Option<Program>)>,
     thresholds: Rc<Vec<Option<f64>>>,
-    pub(crate) libraries: Rc<Libraries>,
+    pub(crate) libraries: Arc<Libraries>,
 }
 
 /// A file's rule, if it can be loaded, and everything found on the way.
@@ -70,14 +71,14 @@ pub fn compile(
     text: &str,
     overrides: &Overrides,
 ) -> Compiled {
-    compile_with(sandbox, schema, &Rc::default(), file, text, overrides)
+    compile_with(sandbox, schema, &Arc::default(), file, text, overrides)
 }
 
 /// Checks and loads one rule file that may import `libraries`.
 pub fn compile_with(
     sandbox: &Sandbox,
     schema: &Schema,
-    libraries: &Rc<Libraries>,
+    libraries: &Arc<Libraries>,
     file: &str,
     text: &str,
     overrides: &Overrides,
@@ -91,7 +92,7 @@ pub fn compile_with(
 fn compile_into(
     sandbox: &Sandbox,
     schema: &Schema,
-    libraries: &Rc<Libraries>,
+    libraries: &Arc<Libraries>,
     file: &str,
     text: &str,
     overrides: &Overrides,

@@ -1,5 +1,7 @@
 //! `whystall rules`: list, show and begin rules.
 
+mod reference;
+
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -8,7 +10,7 @@ use std::rc::Rc;
 
 use anyhow::Context as _;
 use whystall_collectors::runner::clock;
-use whystall_engine::script::{At, Explains, ParamValue, Rule, Sandbox, Take, When, WindowDecl};
+use whystall_engine::script::{At, Explains, ParamValue, Rule, Sandbox, Take, When, WindowDecl, definitions};
 use whystall_event::text::{did_you_mean, escape};
 use whystall_event::{SubjectKind, format_duration};
 
@@ -26,6 +28,14 @@ pub(super) fn rules(args: &Rules) -> Result {
         RulesCommand::List => list(),
         RulesCommand::Show { id } => show(id),
         RulesCommand::New { id } => new(id),
+        RulesCommand::Definitions => {
+            print(&definitions())?;
+            Ok(Outcome::Fine)
+        }
+        RulesCommand::Reference => {
+            print(&reference::reference())?;
+            Ok(Outcome::Fine)
+        }
     }
 }
 
