@@ -433,6 +433,15 @@ fn perf_tracepoints_stand_in_for_reclaim() {
     });
 }
 
+/// Ends the threads that watch a flag, also when a test fails: a scope waits for all of its threads.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn waits_for_kernel_locks_are_told_where_wanted() {
     with_probes("on = [\"lock\"]\nlock = \"20us\"", |kept| {
@@ -442,6 +451,7 @@ fn waits_for_kernel_locks_are_told_where_wanted() {
         }
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _ends = Ends(&over);
             // They share an address space, and each change of it takes its lock.
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -453,7 +463,6 @@ fn waits_for_kernel_locks_are_told_where_wanted() {
                 });
             }
             let row = kept.wait_for(&s::lock::STREAM, |r| r.text("comm") == "ws-mapper");
-            over.store(true, Ordering::Relaxed);
             println!("{row:#?}");
             assert!(row.number("duration") >= 20_000.0 && !row.text("type").is_empty());
         });
