@@ -50,7 +50,7 @@ pub fn start(config: &Config, host: &str) -> Result<Alerts, ConfigError> {
         return Ok(Alerts { notes, ..Alerts::default() });
     };
     notes.extend(store.take_news());
-    let rules = store.meta(RULES).unwrap_or_default();
+    let rules = if goes_on(config) { store.meta(RULES).unwrap_or_default() } else { None };
     let setup = Setup {
         store,
         retention: retention(config),
@@ -66,6 +66,12 @@ pub fn start(config: &Config, host: &str) -> Result<Alerts, ConfigError> {
             Ok(Alerts { notes, ..Alerts::default() })
         }
     }
+}
+
+/// Whether findings and incidents of an earlier run go on: where somebody was told of them, or a service manager keeps the
+/// state. A run by hand begins anew, since what it prints must stand by itself.
+fn goes_on(config: &Config) -> bool {
+    !config.receivers.is_empty() || std::env::var_os("STATE_DIRECTORY").is_some_and(|d| !d.is_empty())
 }
 
 /// What a changed config means for a running service.

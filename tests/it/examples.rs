@@ -71,6 +71,8 @@ fn the_tutorial_does_what_it_says() {
             .current_dir(&here)
             .env("PATH", &path)
             .env("NO_COLOR", "1")
+            .env("HOME", &here)
+            .env_remove("STATE_DIRECTORY")
             .stdin(Stdio::null())
             .output()
             .unwrap();

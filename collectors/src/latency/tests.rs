@@ -1,5 +1,7 @@
 //! Real faults on this machine's kernel, seen by the real probes. Each test says what it skips where it cannot run.
 
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Mutex;
@@ -452,17 +454,26 @@ fn waits_for_kernel_locks_are_told_where_wanted() {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let _ends = Ends(&over);
-            // They share an address space, and each change of it takes its lock.
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    name_thread(c"ws-mapper");
-                    while !over.load(Ordering::Relaxed) {
-                        let mut pages = vec![0u8; 8 << 20];
-                        pages.iter_mut().step_by(4096).for_each(|b| *b = 1);
-                    }
+            // Who fills a pipe holds its mutex meanwhile.
+            let (from, to) = std::io::pipe().unwrap();
+            // SAFETY: a system call on an open descriptor. A smaller pipe serves as well.
+            unsafe { libc::fcntl(to.as_raw_fd(), libc::F_SETPIPE_SZ, 1 << 20) };
+            for _ in 0..2 {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                let over = &over;
+                scope.spawn(move || {
+                    name_thread(c"ws-piper");
+                    let page = vec![1u8; 1 << 20];
+                    while !over.load(Ordering::Relaxed) && to.write_all(&page).is_ok() {}
+                });
+                scope.spawn(move || {
+                    let mut page = vec![0u8; 1 << 20];
+                    // Ends when the writers have.
+                    while from.read(&mut page).is_ok_and(|n| n > 0) {}
                 });
             }
-            let row = kept.wait_for(&s::lock::STREAM, |r| r.text("comm") == "ws-mapper");
+            drop((from, to));
+            let row = kept.wait_for(&s::lock::STREAM, |r| r.text("comm") == "ws-piper");
             println!("{row:#?}");
             assert!(row.number("duration") >= 20_000.0 && !row.text("type").is_empty());
         });
