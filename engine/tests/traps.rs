@@ -106,7 +106,7 @@ fn switched_off() {
     trap("fn enter(w, p) { print(\"x\"); true }", &["R001"]);
     trap("fn enter(w, p) { eval(\"1\"); true }", &["R001"]);
     trap("fn enter(w, p) { let f = |x| x; true }", &["R001"]);
-    trap("import \"x\" as y; fn enter(w, p) { true }", &["R001"]);
+    trap("import \"x\" as y;\nfn enter(w, p) { true }", &["R001", "R036"]);
     trap("fn enter(w, p) { try { true } catch { false } }", &["R031"]);
     trap("let x = 1; fn enter(w, p) { true }", &["R031"]);
 }
