@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use whystall_event::{Batch, Field, SEC, Stamp, Stream, Subject, SubjectKind, Unit, text};
 
@@ -139,25 +140,13 @@ impl Streaming for KernelLog {
             let all = self.reader.fill(&mut file, &mut batch, sink).map_err(failed)?;
             sink.send(batch);
             if all {
-                wait(&file, sink.now()).map_err(failed)?;
+                // At most until the next full second of CLOCK_BOOTTIME: when others wake as well.
+                let longest = Duration::from_nanos(SEC - sink.now().boot_ns % SEC);
+                stop.poll([file.as_raw_fd()], longest).map_err(failed)?;
             }
         }
         Ok(())
     }
-}
-
-/// Waits for a record, at most until the next full second of CLOCK_BOOTTIME: when others wake as well.
-fn wait(file: &File, now: Stamp) -> io::Result<()> {
-    let ms = (SEC - now.boot_ns % SEC).div_ceil(1_000_000);
-    let mut fd = libc::pollfd { fd: file.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    // SAFETY: `fd` is one valid pollfd and the descriptor is open as long as `file` lives.
-    if unsafe { libc::poll(&mut fd, 1, ms as libc::c_int) } < 0 {
-        let e = io::Error::last_os_error();
-        if e.kind() != io::ErrorKind::Interrupted {
-            return Err(e);
-        }
-    }
-    Ok(())
 }
 
 /// Reads records into batches; independent of where they come from.

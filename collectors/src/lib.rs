@@ -34,6 +34,7 @@ pub mod schedstat;
 pub mod softirqs;
 pub mod softnet;
 mod spec;
+mod stop;
 pub mod values;
 pub mod vmstat;
 pub mod zombie_memcg;
@@ -41,7 +42,8 @@ pub mod zoneinfo;
 
 pub use error::{CollectError, Unavailable};
 pub use roots::Roots;
-pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Stop, Streaming};
+pub use spec::{Built, Collector, Pass, Polled, Settings, Sink, Streaming};
+pub use stop::Stop;
 
 /// Every collector, in the order in which `doctor` lists them.
 pub const ALL: &[&Collector] = &[

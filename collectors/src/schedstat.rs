@@ -1,7 +1,7 @@
 //! `schedstat`: how long tasks waited for a CPU, task by task, by control group and by CPU; who used the CPUs meanwhile.
 //!
 //! Reads `/proc/PID/schedstat` and `/proc/PID/task/TID/schedstat` (run time, run-queue delay, slices) of every task through
-//! kept descriptors, `/proc/schedstat` where the kernel has it, and few `/proc/PID/stat`: of new tasks, of the heaviest
+//! kept descriptors (of tasks idle for long only now and then, while nothing waits for a CPU), `/proc/schedstat` where the kernel has it, and few `/proc/PID/stat`: of new tasks, of the heaviest
 //! users, and, while something waits for a CPU, of tasks that did not move. Source: scheduler/sched-stats.rst.
 //!
 //! The kernel adds a wait to a task's delay when it ends. A task that starves therefore shows nothing until it runs; it is
@@ -26,7 +26,7 @@ mod tasks;
 use groups::Groups;
 use parse::{Load, Sched};
 use schema::STREAMS;
-use tasks::{State, Task, Tasks};
+use tasks::{State, Task, Tasks, Which};
 
 /// The collector.
 pub static COLLECTOR: Collector = Collector {
@@ -104,11 +104,13 @@ impl Polled for Schedstat {
     fn collect(&mut self, pass: &mut Pass) -> Result<(), CollectError> {
         let now = pass.at.boot_ns;
         let load = self.loadavg.read(&mut self.buf).ok().and_then(parse::parse_loadavg);
-        self.tasks.read(now, &mut || pass.late());
+        let pressed = self.pressed(now);
+        let calm = !pressed && load.is_some_and(|l| l.running <= 1);
+        self.tasks.read(now, if calm { Which::Lively } else { Which::All }, &mut || pass.late());
         self.tasks.find(now, load, self.previous);
         self.tasks.refresh(now, 32);
         let heavy = self.heavy(now);
-        self.look_for_starved(now, load);
+        self.look_for_starved(now, pressed, load);
         let mut batches: Vec<Batch> = self.streams.iter().map(|s| pass.batch(s)).collect();
         if let [tasks, groups, cpus, softirqd, running] = batches.as_mut_slice() {
             tasks.gone.extend(self.tasks.take_gone().into_iter().map(Subject::Task));
@@ -138,19 +140,26 @@ impl Schedstat {
         heavy.into_iter().map(|(_, tid)| tid).collect()
     }
 
-    /// Looks for tasks that are runnable but did not run, while the host says that some wait.
-    fn look_for_starved(&mut self, now: u64, load: Option<Load>) {
+    /// Whether tasks waited for a CPU since the pass before, as far as the host can tell.
+    fn pressed(&mut self, now: u64) -> bool {
         let some = self.pressure.read(&mut self.buf).ok().and_then(|b| cgroup_parse::pressure(b).some);
         let before = std::mem::replace(&mut self.pressure_some, some);
         let interval = self.previous.map_or(0, |p| now.saturating_sub(p));
-        let pressed = match (before, some) {
+        match (before, some) {
             (Some(a), Some(b)) => b.saturating_sub(a) as f64 > interval as f64 * PRESSURE,
-            // Without PSI: more than the reader itself wants to run.
+            // Without PSI nobody knows.
             _ => true,
-        };
+        }
+    }
+
+    /// Looks for tasks that are runnable but did not run, while the host says that some wait: it is pressed, and more
+    /// than the reader itself wants to run.
+    fn look_for_starved(&mut self, now: u64, pressed: bool, load: Option<Load>) {
         let waiting: Vec<u32> =
             self.tasks.all.iter().filter(|(_, t)| t.waits_since_ns.is_some()).map(|(tid, _)| *tid).collect();
-        if interval == 0 || (waiting.is_empty() && (!pressed || load.is_some_and(|l| l.running <= 1))) {
+        if self.previous.is_none()
+            || (waiting.is_empty() && (!pressed || load.is_some_and(|l| l.running <= 1)))
+        {
             return;
         }
         let still = |t: &Task| t.read_ns == now && t.interval_ns > 0 && t.moved_ns < now;

@@ -1,12 +1,11 @@
 //! What every collector is: its description, how it is built, and how it runs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use whystall_event::{Batch, Stamp, Stream};
 
-use crate::{CollectError, Roots, Unavailable};
+use crate::{CollectError, Roots, Stop, Unavailable};
 
 /// A collector's own table from the config, without `enabled` and `interval`, which belong to the runner.
 pub type Settings = toml::Table;
@@ -111,20 +110,4 @@ pub trait Sink: Sync {
     /// Reports a problem that is not fatal, such as a malformed line; the text is escaped and rate-limited by the
     /// runner, the count is exact.
     fn problem(&self, what: &str);
-}
-
-/// Asks a streaming collector to end.
-#[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Asks for the end.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// Whether the end was asked for.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
 }

@@ -21,7 +21,7 @@ use super::service::{self, Beat, Watchdog};
 use super::signals::{Signals, Wake, Waker};
 use super::swap::{Order, Polled, Swap};
 use super::workloads::Names;
-use super::{exceptions::Exceptions, reload, sources};
+use super::{exceptions::Exceptions, limits, reload, sources};
 use crate::config::{Config, ConfigError};
 use crate::notify::service::{Handle, Service};
 
@@ -31,6 +31,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(2);
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// What is still to be delivered gets so long when the run ends; the rest is kept for the next start.
 const DELIVER_WITHIN: Duration = Duration::from_secs(5);
+/// After this time, what only the start needed is given back: rules are loaded, probes attached, tables filled.
+const SETTLED: Duration = Duration::from_secs(5);
 /// How long the engine sleeps if nothing happens; collectors wake it.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -158,10 +160,15 @@ pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String])
     begun.broken = !ready.broken.is_empty();
     let reload = reload::start(from, begun, hooks, orders_to)?;
     service::ready();
+    let mut settles = Some(Instant::now() + SETTLED);
     loop {
+        if settles.is_some_and(|at| Instant::now() >= at) {
+            limits::give_back();
+            settles = None;
+        }
         // The watchdog's time is one more to wake at.
         let alive = watchdog.as_mut().map(|w| w.poll(Instant::now()));
-        let wake = signals.wait(until.into_iter().chain(alive).min())?;
+        let wake = signals.wait(until.into_iter().chain(alive).chain(settles).min())?;
         if wake == Wake::Timeout && until.is_none_or(|u| Instant::now() < u) {
             continue;
         }

@@ -140,7 +140,10 @@ impl Exec {
             if now >= self.due {
                 return true;
             }
-            std::thread::sleep(Duration::from_nanos(to_next_second(now).min(self.due - now)));
+            let longest = Duration::from_nanos(to_next_second(now).min(self.due - now));
+            if stop.poll([], longest).is_err() {
+                std::thread::sleep(longest);
+            }
         }
     }
 

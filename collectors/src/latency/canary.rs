@@ -33,8 +33,6 @@ const PERIOD: u64 = 20 * MS;
 const LATE: u64 = 50 * MS;
 /// Between two batches.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often the end is looked for.
-const GLANCE: Duration = Duration::from_millis(100);
 /// Just below the kernel's own migration and watchdog threads.
 const PRIORITY: i32 = 98;
 const STACK: usize = 64 << 10;
@@ -62,15 +60,12 @@ impl Streaming for Canary {
     fn run(&mut self, sink: &dyn Sink, stop: &Stop) -> Result<(), CollectError> {
         let threads = Threads::start().map_err(|e| CollectError::Other(format!("no canary thread: {e}")))?;
         let stream = Arc::new(s::STREAM);
-        let mut next = sink.now().boot_ns;
         while !stop.is_set() {
-            thread::sleep(GLANCE);
-            let now = sink.now();
-            if now.boot_ns >= next {
-                next = now.boot_ns + INTERVAL.as_nanos() as u64;
-                let mut batch = Batch::new(stream.clone(), now);
-                threads.rows(&mut batch);
-                sink.send(batch);
+            let mut batch = Batch::new(stream.clone(), sink.now());
+            threads.rows(&mut batch);
+            sink.send(batch);
+            if stop.poll([], INTERVAL).is_err() {
+                thread::sleep(INTERVAL);
             }
         }
         Ok(())

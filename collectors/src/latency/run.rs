@@ -17,8 +17,6 @@ use crate::bpf::wire::{self, Cpu, KINDS};
 use crate::runner::clock;
 use crate::{CollectError, Roots, Sink, Stop, Streaming};
 
-/// The longest wait for events; a stop is noticed after that.
-const WAIT: Duration = Duration::from_millis(200);
 /// After events, more are left to gather for this long: it bounds the wake-ups under a flood.
 const GATHER: Duration = Duration::from_millis(20);
 /// Events handled between two looks at the clock.
@@ -41,12 +39,12 @@ impl Streaming for Latency {
     fn run(&mut self, sink: &dyn Sink, stop: &Stop) -> Result<(), CollectError> {
         let mut run = Run::start(&self.roots, &self.options, sink)?;
         while !stop.is_set() {
-            if run.wait() {
+            if run.wait(sink.now(), stop) {
                 std::thread::sleep(GATHER);
             }
             run.drain();
             let now = sink.now();
-            let tick = now.boot_ns.saturating_sub(run.ticked_ns) >= INTERVAL;
+            let tick = now.boot_ns >= run.due_ns();
             run.deliver(sink, now, tick);
             if tick {
                 run.ticked_ns = now.boot_ns;
@@ -130,20 +128,21 @@ impl Run {
         })
     }
 
-    /// Waits for events; false if none came.
-    fn wait(&self) -> bool {
-        let mut fds: Vec<libc::pollfd> = self
-            .object
-            .iter()
-            .map(Object::fd)
-            .chain(self.perf.iter().flat_map(Tracepoints::fds))
-            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
-            .collect();
-        // SAFETY: `fds` is a valid array of its length for the time of the call.
-        let n = unsafe {
-            libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, WAIT.as_millis() as libc::c_int)
-        };
-        n > 0
+    /// When totals are read again: at the next full interval of CLOCK_BOOTTIME, when other collectors wake as well.
+    fn due_ns(&self) -> u64 {
+        (self.ticked_ns / INTERVAL + 1) * INTERVAL
+    }
+
+    /// Waits for events until the next reading of totals is due; false if none came.
+    fn wait(&self, now: Stamp, stop: &Stop) -> bool {
+        let due = self.due_ns();
+        let rings = self.object.iter().map(Object::fd);
+        let fds = rings.chain(self.perf.iter().flat_map(Tracepoints::fds));
+        stop.poll(fds, Duration::from_nanos(due.saturating_sub(now.boot_ns))).unwrap_or_else(|_| {
+            // The rings are looked at without being asked.
+            std::thread::sleep(GATHER);
+            true
+        })
     }
 
     fn drain(&mut self) {

@@ -25,8 +25,10 @@ use crate::scan::dec32;
 const LIST_ANYWAY_NS: u64 = 10 * SEC;
 /// Processes whose number of threads is asked for in one pass.
 const THREADS_A_PASS: usize = 128;
-/// When a table is full, tasks idle for this long make room for others.
+/// Tasks idle for this long make room for others when a table is full, and are read less often.
 const IDLE_NS: u64 = 10 * SEC;
+/// While the host is calm, a task idle for [`IDLE_NS`] is read every so many passes.
+const CALM_PASSES: u32 = 4;
 /// Names, policies and cgroups are read again after this time, once the task runs.
 const ATTRIBUTES_NS: u64 = 60 * SEC;
 
@@ -88,10 +90,25 @@ impl Task {
         (self.delta.slices >= 2).then(|| self.delta.delay as f64 / self.delta.slices as f64)
     }
 
+    /// Nothing is missed if it is not read in a pass in which no task of the host waited.
+    fn sleeps(&self, now: u64) -> bool {
+        now.saturating_sub(self.moved_ns) >= IDLE_NS
+            && self.waits_since_ns.is_none()
+            && super::rows::ksoftirqd(self).is_none()
+    }
+
     /// FIFO or RR.
     pub(crate) fn is_rt(&self) -> bool {
         matches!(self.policy as i32, libc::SCHED_FIFO | libc::SCHED_RR)
     }
+}
+
+/// Which tasks a pass reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    /// Those that ran lately or wait, and of the others each now and then.
+    Lively,
 }
 
 /// All tasks followed.
@@ -114,6 +131,7 @@ pub(crate) struct Tasks {
     /// Tasks that were seen at the last listing but had no room.
     pub(crate) left_out: usize,
     gone: Vec<u32>,
+    passes: u32,
     buf: Vec<u8>,
     /// Control group paths, shared between their tasks.
     cgroups: HashSet<Arc<str>>,
@@ -137,6 +155,7 @@ impl Tasks {
             room_cursor: 0,
             left_out: 0,
             gone: Vec::new(),
+            passes: 0,
             buf: Vec::new(),
             cgroups: HashSet::new(),
         })
@@ -147,9 +166,11 @@ impl Tasks {
         std::mem::take(&mut self.gone)
     }
 
-    /// Reads the tasks' counters; those that ended are forgotten. Stops early when `late` says so and goes on there in
+    /// Reads the counters of `which` tasks; those that ended are forgotten. Stops early when `late` says so and goes on there in
     /// the next pass: a task that was not read has no row, which means not known.
-    pub(crate) fn read(&mut self, now: u64, late: &mut dyn FnMut() -> bool) {
+    pub(crate) fn read(&mut self, now: u64, which: Which, late: &mut dyn FnMut() -> bool) {
+        self.passes = self.passes.wrapping_add(1);
+        let turn = self.passes % CALM_PASSES;
         let Tasks { proc, all, gone, buf, kept, fds, read_cursor, .. } = self;
         let from = std::mem::take(read_cursor);
         let already = gone.len();
@@ -162,6 +183,9 @@ impl Tasks {
                 }
                 if *read_cursor != 0 {
                     break;
+                }
+                if which == Which::Lively && tid % CALM_PASSES != turn && task.sleeps(now) {
+                    continue;
                 }
                 let read = match &task.file {
                     Some(file) => files::read_whole(file, buf),
