@@ -74,8 +74,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
         .into_iter()
         .map(|(h, layout)| {
             debug_assert!(layout.v2 == (h.version == Version::V2));
-            let mut tree = cgroup::open_tree(h, layout.files, max, layout.fds)?;
-            tree.rest_leaves(IDLE_EVERY);
+            let tree = cgroup::open_tree(roots, h, layout.files, max, layout.fds)?;
             Ok(Part { layout, tree, cursor: 0 })
         })
         .collect::<Result<Vec<_>, Unavailable>>()?;

@@ -5,8 +5,9 @@
 //! on hybrid hosts also the pressure of the same groups in the v2 tree. Sources: cgroup-v2.rst and cgroup-v1/memory.rst.
 //!
 //! The cheap files are read each pass, but for the events of an unlimited cgroup whose use stood still. `memory.stat`, ten
-//! times dearer, is read where use or events moved, else every tenth pass (rarer with thousands of cgroups), within a
-//! budget of time; a row carries only what was read in its pass. It never writes to a group. Of the files that old kernels fill by walking all zombies it reads `memory.stat`, timed and
+//! times dearer, is read where use or events moved (every third pass where use moved little, without a limit), else every
+//! tenth pass (rarer with thousands of cgroups), within a budget of time; a row carries only what was read in its pass. It
+//! never writes to a group. Of the files that old kernels fill by walking all zombies it reads `memory.stat`, timed and
 //! within that budget, and `memory.numa_stat` in one bounded probe.
 
 use std::sync::Arc;
@@ -91,6 +92,9 @@ pub static COLLECTOR: Collector = Collector {
 
 /// Every n-th pass reads memory.stat and memory.oom_control of a cgroup in which nothing moved, and an unlimited limit.
 const IDLE_STAT: u32 = 10;
+/// The same for memory.stat of a cgroup without limits whose use moved by less than this part of it, and 1 MiB.
+const LITTLE_STAT: u32 = 3;
+const LITTLE: u64 = 64;
 const IDLE_OOM: u32 = 4;
 /// The same for the events of an unlimited cgroup: they are those of limits above or below it, or a limit is new.
 const IDLE_EVENTS: u32 = 4;
@@ -104,9 +108,13 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let memory = hierarchies.of("memory")?;
     let mut parts = Vec::new();
     let layout = if memory.version == Version::V1 { &V1 } else { &V2 };
-    parts.push(Part { layout, tree: cgroup::open_tree(memory, layout.files, max_cgroups, 30)?, cursor: 0 });
+    parts.push(Part {
+        layout,
+        tree: cgroup::open_tree(roots, memory, layout.files, max_cgroups, 30)?,
+        cursor: 0,
+    });
     if let (Version::V1, Some(unified)) = (memory.version, hierarchies.v2()) {
-        let tree = cgroup::open_tree(unified, HYBRID.files, max_cgroups, 2)?;
+        let tree = cgroup::open_tree(roots, unified, HYBRID.files, max_cgroups, 2)?;
         parts.push(Part { layout: &HYBRID, tree, cursor: 0 });
     }
     Ok(Built::Polled(Box::new(Memcg {
@@ -388,7 +396,9 @@ impl Memcg {
         let Some(before) = tree.node(id).map(|n| &n.data) else {
             return Stat::Done;
         };
-        let moved = first || before.owed || hit || seen.usage != before.usage;
+        let by = seen.usage.abs_diff(before.usage);
+        let little = !limited && !has_high && by < (before.usage / LITTLE).min(1 << 20);
+        let moved = first || before.owed || hit || (by > 0 && (!little || turn(LITTLE_STAT)));
         let mut outcome = Stat::Done;
         if layout.stat.is_some() && (moved || turn(IDLE_STAT)) {
             // A cgroup that just met its limit is worth going over the budget for.

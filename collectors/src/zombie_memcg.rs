@@ -64,8 +64,9 @@ pub static COLLECTOR: Collector = Collector {
     build,
 };
 
-/// A suspect is audited again after this time, every other parent in rotation.
+/// A parent is audited again after this time: sooner where children were removed since, or it is a suspect.
 const AUDIT_AGAIN_NS: u64 = 5 * SEC;
+const AUDIT_QUIET_NS: u64 = 60 * SEC;
 /// A parent with more living children than this is not audited.
 const AUDIT_CHILDREN: usize = 1024;
 /// From this much on, page cache counts as pinned rather than as an error of reading one file after the other.
@@ -86,7 +87,7 @@ fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let audit_reads = cgroup::setting(settings, "audit_reads", 128, 1..=10_000)? as usize;
     let hierarchies = Hierarchies::find(roots)?;
     let memory = hierarchies.of("memory")?;
-    let mut tree = cgroup::open_tree(memory, FILES, max_cgroups, 6)?;
+    let mut tree = cgroup::open_tree(roots, memory, FILES, max_cgroups, 6)?;
     tree.rest_leaves(LEAVES_EVERY);
     // Only the hierarchy's true root has this file: below it, the host's count of cgroups says nothing.
     let whole = memory.prefix == "/" && memory.dir.join("cgroup.sane_behavior").exists();
@@ -355,11 +356,13 @@ impl ZombieMemcg {
         let mut suspects = self.suspects.len();
         let mut others = self.tree.ids();
         while reads < self.audit_reads && !pass.late() {
+            let mut again = AUDIT_QUIET_NS;
             let id = if suspects > 0 {
                 suspects -= 1;
                 let Some(id) = self.suspects.pop_front() else {
                     continue;
                 };
+                again = AUDIT_AGAIN_NS;
                 id
             } else if others > 0 {
                 others -= 1;
@@ -371,7 +374,8 @@ impl ZombieMemcg {
             let due = self.tree.node(id).is_some_and(|n| {
                 let d = &n.data;
                 let worth = !n.children.is_empty() || d.removals > 0 || d.audited_ns == 0;
-                worth && (d.audited_ns == 0 || now.saturating_sub(d.audited_ns) >= AUDIT_AGAIN_NS)
+                let again = if d.active_ns >= Some(d.audited_ns) { AUDIT_AGAIN_NS } else { again };
+                worth && (d.audited_ns == 0 || now.saturating_sub(d.audited_ns) >= again)
             });
             if due {
                 reads += self.audit_one(id, now);

@@ -277,7 +277,7 @@ fn open(tracepoint: u64, cpu: i32) -> io::Result<OwnedFd> {
         sample_period: 1,
         sample_type: SAMPLE,
         flags: FLAG_WATERMARK | FLAG_USE_CLOCKID,
-        wakeup_watermark: (PAGES * page_size() / 4) as u32,
+        wakeup_watermark: 1,
         clockid: libc::CLOCK_MONOTONIC,
         ..Attr::default()
     };

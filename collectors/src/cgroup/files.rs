@@ -6,7 +6,6 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 
 /// A file that a collector reads in every directory.
 #[derive(Debug, Clone, Copy)]
@@ -71,26 +70,25 @@ pub(crate) fn exists(at: BorrowedFd<'_>, name: &CStr) -> bool {
 /// Replaces `buf` by the whole content of a file, read from its beginning in one `pread` where it fits. The kernel
 /// renders such files at once, so a short read is the whole file.
 pub(crate) fn read_whole(file: &File, buf: &mut Vec<u8>) -> io::Result<()> {
-    let mut size = buf.capacity().max(4096);
+    buf.clear();
+    buf.reserve(4096);
     loop {
-        buf.resize(size, 0);
-        let n = loop {
-            match file.read_at(buf, 0) {
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                other => break other,
+        let room = buf.capacity();
+        // SAFETY: the buffer has `room` bytes, empty as it is; the descriptor is open as long as `file` lives.
+        let n = unsafe { libc::pread(file.as_raw_fd(), buf.as_mut_ptr().cast(), room, 0) };
+        let Ok(n) = usize::try_from(n) else {
+            let e = io::Error::last_os_error();
+            if e.kind() == io::ErrorKind::Interrupted {
+                continue;
             }
+            return Err(e);
         };
-        match n {
-            Ok(n) if n < size || size >= MOST => {
-                buf.truncate(n);
-                return Ok(());
-            }
-            Ok(_) => size *= 2,
-            Err(e) => {
-                buf.clear();
-                return Err(e);
-            }
+        if n < room || room >= MOST {
+            // SAFETY: the kernel has written the first `n` bytes.
+            unsafe { buf.set_len(n) };
+            return Ok(());
         }
+        buf.reserve(room * 2);
     }
 }
 

@@ -1,10 +1,11 @@
 //! Control groups, shared by the collectors that read them: where the hierarchies are mounted ([`mounts`]), the tree of
-//! directories with its kept file descriptors ([`tree`], [`files`]), the formats of the files ([`parse`]) and exact
+//! directories with its kept file descriptors ([`tree`], [`files`]), the formats of the files ([`parse`]), the kernel's own count ([`census`]) and exact
 //! notice of directories that come and go ([`watch`]).
 //!
 //! Nothing here writes to a control group, and nothing keeps a removed one alive: an open file or directory of cgroupfs
 //! holds no reference to the group's memory controller.
 
+mod census;
 #[cfg(test)]
 mod costs;
 pub(crate) mod files;
@@ -17,7 +18,7 @@ pub(crate) mod watch;
 
 use whystall_event::{Field, FieldKind, Row};
 
-use crate::{CollectError, Pass, Settings, Unavailable};
+use crate::{CollectError, Pass, Roots, Settings, Unavailable};
 
 /// Declares a stream's fields as a list together with the index of each, which then cannot disagree.
 macro_rules! fields {
@@ -53,16 +54,22 @@ pub(crate) fn fd_share(percent: u64) -> usize {
     usize::try_from(files::raise_nofile().saturating_mul(percent) / 100).unwrap_or(usize::MAX).min(200_000)
 }
 
+/// Directories that long had no children are asked every so many passes while no cgroup seems to be made.
+const LEAVES_EVERY: u32 = 4;
+
 /// A tree that may keep `percent` of the process's descriptors, with the error naming its root.
 pub(crate) fn open_tree<T: Default>(
+    roots: &Roots,
     hierarchy: &mounts::Hierarchy,
     specs: &'static [tree::FileSpec],
     cgroups: usize,
     percent: u64,
 ) -> Result<tree::Tree<T>, Unavailable> {
     let limits = tree::Limits { cgroups, fds: fd_share(percent) };
-    tree::Tree::new(hierarchy, specs, limits)
-        .map_err(|e| Unavailable::because(CollectError::read(&hierarchy.dir, e).to_string()))
+    let mut tree = tree::Tree::new(hierarchy, specs, limits)
+        .map_err(|e| Unavailable::because(CollectError::read(&hierarchy.dir, e).to_string()))?;
+    tree.rest_leaves_unless(census::Census::of(hierarchy, roots), LEAVES_EVERY);
+    Ok(tree)
 }
 
 /// The setting `max_cgroups`: directories followed at most.

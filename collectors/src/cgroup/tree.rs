@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use whystall_event::text;
 
+use super::census::Census;
 use super::files::{self, Kept};
 pub(crate) use super::files::{FileSpec, hot, rare};
 use super::mounts::Hierarchy;
@@ -26,6 +27,8 @@ const MAX_DEPTH: u16 = 64;
 const MAX_PATH: usize = 3072;
 /// A file that did not exist is looked for again after this many readings (a controller may be enabled later).
 const LOOK_AGAIN: u8 = 30;
+/// Smaller trees are asked directory by directory.
+const WORTH_A_CENSUS: usize = 12;
 /// A directory without children is left to rest only after this many passes: new ones get children soon or never.
 const SETTLED: u8 = 10;
 
@@ -94,6 +97,9 @@ pub(crate) struct Tree<T> {
     cursor: usize,
     /// Directories that have long had no children are asked every so many passes.
     leaves_every: u32,
+    /// What tells for a whole pass whether they may rest, and whether it said so.
+    census: Option<Census>,
+    stirred: bool,
     passes: u32,
     fresh: Vec<u32>,
     gone: Vec<Gone<T>>,
@@ -118,6 +124,8 @@ impl<T: Default> Tree<T> {
             kept: 1,
             cursor: 0,
             leaves_every: 1,
+            census: None,
+            stirred: true,
             passes: 0,
             fresh: Vec::new(),
             gone: Vec::new(),
@@ -136,6 +144,12 @@ impl<T: Default> Tree<T> {
         self.leaves_every = passes.max(1);
     }
 
+    /// The same where a count by the kernel tells, pass by pass, that cgroups were made: then all are asked.
+    pub(crate) fn rest_leaves_unless(&mut self, census: Census, passes: u32) {
+        self.rest_leaves(passes);
+        self.census = Some(census);
+    }
+
     /// Has a directory listed by the next refresh: something is known to have changed there.
     pub(crate) fn touch(&mut self, id: u32) {
         if let Some(node) = self.node_mut(id) {
@@ -145,6 +159,7 @@ impl<T: Default> Tree<T> {
 
     fn rests(&self, id: u32) -> bool {
         self.leaves_every > 1
+            && !self.stirred
             && !self.passes.wrapping_add(id).is_multiple_of(self.leaves_every)
             && self.node(id).is_some_and(|n| n.still >= SETTLED && n.children.is_empty() && !n.stale)
     }
@@ -200,6 +215,13 @@ impl<T: Default> Tree<T> {
     pub(crate) fn refresh(&mut self, late: &mut dyn FnMut() -> bool) -> bool {
         let n = self.nodes.len();
         let start = self.cursor;
+        if start == 0 {
+            // Reading the count costs as much as asking a few directories.
+            self.stirred = match &mut self.census {
+                Some(census) => self.len < WORTH_A_CENSUS || census.moved(),
+                None => false,
+            };
+        }
         for step in 0..n {
             let id = (start + step) % n;
             if step % 64 == 63 && late() {

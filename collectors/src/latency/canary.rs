@@ -31,7 +31,8 @@ pub static COLLECTOR: Collector = Collector {
 const PERIOD: u64 = 20 * MS;
 /// Above this a wake-up counts as late.
 const LATE: u64 = 50 * MS;
-/// Between two batches.
+/// Before the first batch, when the threads have reported, and between two.
+const FIRST: Duration = Duration::from_millis(100);
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Just below the kernel's own migration and watchdog threads.
 const PRIORITY: i32 = 98;
@@ -60,13 +61,15 @@ impl Streaming for Canary {
     fn run(&mut self, sink: &dyn Sink, stop: &Stop) -> Result<(), CollectError> {
         let threads = Threads::start().map_err(|e| CollectError::Other(format!("no canary thread: {e}")))?;
         let stream = Arc::new(s::STREAM);
+        let mut wait = FIRST;
         while !stop.is_set() {
+            if stop.poll([], wait).is_err() {
+                thread::sleep(wait);
+            }
+            wait = INTERVAL;
             let mut batch = Batch::new(stream.clone(), sink.now());
             threads.rows(&mut batch);
             sink.send(batch);
-            if stop.poll([], INTERVAL).is_err() {
-                thread::sleep(INTERVAL);
-            }
         }
         Ok(())
     }
@@ -137,12 +140,16 @@ impl Threads {
     fn rows(&self, batch: &mut Batch) {
         let now = batch.at.boot_ns;
         for pair in &self.pairs {
+            let (fair, rt) = (pair.fair.take(now), pair.rt.take(now));
+            if fair.is_none() && rt.is_none() {
+                continue;
+            }
             let mut row = batch.row(Subject::Cpu(pair.cpu));
-            if let Some(late) = pair.fair.take(now) {
+            if let Some(late) = fair {
                 row.gauge(s::LATE_FAIR, late as f64)
                     .int(s::WINDOWS_LATE_FAIR, pair.fair.late.load(Ordering::Relaxed));
             }
-            if let Some(late) = pair.rt.take(now) {
+            if let Some(late) = rt {
                 row.gauge(s::LATE_RT, late as f64)
                     .int(s::WINDOWS_LATE_RT, pair.rt.late.load(Ordering::Relaxed));
             }

@@ -8,8 +8,8 @@ use super::tasks::Task;
 use super::{HEAVY, Schedstat};
 use crate::CollectError;
 
-/// A task that neither ran nor waited has a row this often, in the first pass after it that reads it.
-const IDLE_ROW_NS: u64 = 7 * SEC + SEC / 2;
+/// A task that neither ran nor waited has a row in the first pass after this time that reads it: within 10 s.
+const IDLE_ROW_NS: u64 = 6 * SEC + SEC / 2;
 /// A CPU's heaviest user is said to be nobody for this long after there was one.
 const CALM_NS: u64 = 60 * SEC;
 /// A FIFO or RR task that uses more than this part of a CPU hogs it.

@@ -25,9 +25,10 @@ use crate::scan::dec32;
 const LIST_ANYWAY_NS: u64 = 10 * SEC;
 /// Processes whose number of threads is asked for in one pass.
 const THREADS_A_PASS: usize = 128;
-/// Tasks idle for this long make room for others when a table is full, and are read less often.
+/// When a table is full, tasks idle for this long make room for others.
 const IDLE_NS: u64 = 10 * SEC;
-/// While the host is calm, a task idle for [`IDLE_NS`] is read every so many passes.
+/// While the host is calm, a task idle for this long is read every so many passes.
+const SLEEPS_NS: u64 = 3 * SEC;
 const CALM_PASSES: u32 = 4;
 /// Names, policies and cgroups are read again after this time, once the task runs.
 const ATTRIBUTES_NS: u64 = 60 * SEC;
@@ -92,7 +93,7 @@ impl Task {
 
     /// Nothing is missed if it is not read in a pass in which no task of the host waited.
     fn sleeps(&self, now: u64) -> bool {
-        now.saturating_sub(self.moved_ns) >= IDLE_NS
+        now.saturating_sub(self.moved_ns) >= SLEEPS_NS
             && self.waits_since_ns.is_none()
             && super::rows::ksoftirqd(self).is_none()
     }
