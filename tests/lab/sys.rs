@@ -257,6 +257,10 @@ impl Anon {
     /// Gives every second page back to the kernel.
     pub(crate) fn give_back_every_other_page(&mut self) -> io::Result<()> {
         for offset in (0..self.len).step_by(8192) {
+            // Short calls without end look like one long run in the kernel, which is another fault.
+            if offset.is_multiple_of(16 << 20) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
             // SAFETY: a page inside the mapping, whose content nobody needs.
             check(unsafe { libc::madvise(self.at.add(offset).cast(), 4096, libc::MADV_DONTNEED) })?;
         }
