@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::program::{Ran, Running, whystall};
 
 /// A rule that fires at once and for ever.
-const RULE: &str = r#"//! Fires wherever there is memory.
+pub(crate) const RULE: &str = r#"//! Fires wherever there is memory.
 //!
 //! For tests: it fires at once and never ends.
 const RULE = #{ id: "test.memory", api: 1, severity: "warning", subject: "host", needs: ["meminfo"],
@@ -30,15 +30,20 @@ impl Scene {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("rules")).unwrap();
         std::fs::write(dir.path().join("rules/memory.rhai"), RULE).unwrap();
-        let mut config = format!("interval = \"200ms\"\nrules_dirs = [\"{}/rules\"]\n", dir.path().display());
+        let scene = Scene(dir);
+        scene.receivers(ports);
+        scene
+    }
+
+    fn receivers(&self, ports: &[u16]) {
+        let mut config = format!("interval = \"200ms\"\nrules_dirs = [{:?}]\n", self.path("rules"));
         for (n, port) in ports.iter().enumerate() {
             config += &format!(
                 "[[receiver]]\nname = \"r{n}\"\ntype = \"webhook\"\nurl = \"http://127.0.0.1:{port}/\"\n\
                  proxy = \"none\"\ntimeout = \"2s\"\n"
             );
         }
-        std::fs::write(dir.path().join("whystall.toml"), config).unwrap();
-        Scene(dir)
+        std::fs::write(self.path("whystall.toml"), config).unwrap();
     }
 
     fn path(&self, name: &str) -> String {
@@ -110,7 +115,7 @@ fn peer() -> (u16, Receiver<(String, serde_json::Value)>) {
 
 /// Runs `check` until it holds.
 #[track_caller]
-fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     let begin = std::time::Instant::now();
     while !check() {
         assert!(begin.elapsed() < PATIENCE, "never: {what}");
@@ -223,6 +228,47 @@ fn a_dead_receiver_delays_nobody_and_waits_in_the_outbox_for_a_retry() {
     assert_eq!(got.recv_timeout(PATIENCE).unwrap().1["kind"], "test");
     scene.run(&["notify", "test", "r0", "--config", &config]).exits(1).says(&["would be tried again"]);
     scene.run(&["notify", "test", "r9", "--config", &config]).exits(2).says(&["did you mean"]);
+}
+
+#[test]
+fn a_receiver_that_is_mended_gets_what_waited_for_it() {
+    let (port, got) = peer();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dead = free.local_addr().unwrap().port();
+    drop(free);
+    let scene = Scene::new(&[dead]);
+    let socket = std::os::unix::net::UnixDatagram::bind(scene.path("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let config = scene.path("whystall.toml");
+    let mut command = scene.command(&["run", "--config", &config, "--no-builtin-rules", "--output", "json"]);
+    let mut daemon = Running::begin(command.env("NOTIFY_SOCKET", scene.path("notify")));
+    daemon.wait_for("watching");
+    let wait_for = |text: &str| {
+        let mut buffer = [0; 4096];
+        let mut said = String::new();
+        while !said.contains(text) {
+            let n = socket.recv(&mut buffer).unwrap();
+            said = String::from_utf8_lossy(&buffer[..n]).to_string();
+        }
+        said
+    };
+    wait_for("READY=1");
+    eventually("it waits", || scene.run(&["notify", "outbox", "list"]).stdout.contains("r0"));
+
+    scene.receivers(&[port]);
+    daemon.signal(libc::SIGHUP);
+    // systemd wants the time with it.
+    let said = wait_for("RELOADING=1");
+    assert!(said.contains("MONOTONIC_USEC="), "{said}");
+    wait_for("READY=1");
+    scene.run(&["notify", "outbox", "retry", "r0"]).exits(0);
+    let (_, body) = got.recv_timeout(PATIENCE).unwrap();
+    assert_eq!((body["state"].as_str(), body["rule"].as_str()), (Some("firing"), Some("test.memory")));
+    eventually("nothing waits any more", || {
+        scene.run(&["notify", "outbox", "list"]).stdout.contains("nothing waits")
+    });
+    daemon.signal(libc::SIGTERM);
+    assert_eq!(daemon.end().0, Some(0));
 }
 
 #[test]

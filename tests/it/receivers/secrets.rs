@@ -9,6 +9,8 @@ use whystall::notify::{Outcome, Receiver};
 
 use super::http::{Seen, answer, peer};
 use super::{HOST, config, deliver, firing};
+use crate::alerts::{RULE, eventually};
+use crate::program::{Running, whystall};
 
 /// What no output may have in it. Each stands in a file of its own.
 const SECRETS: [(&str, &str); 5] = [
@@ -126,4 +128,69 @@ fn errors_show_no_secret() {
             every_kind(dir.path(), "127.0.0.1:9");
         }
     }
+}
+
+/// The whole program, with receivers of every kind to a peer that throws the secrets back: its output, what it says, the
+/// process list, what the commands print, and every byte of the store.
+#[test]
+fn the_daemon_prints_and_keeps_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    // They report one another's failures, too.
+    let (address, _seen) = echo(200);
+    std::fs::create_dir(path("rules")).unwrap();
+    std::fs::write(path("rules/memory.rhai"), RULE).unwrap();
+    let mut text = format!("interval = \"200ms\"\nrules_dirs = [{:?}]\n", path("rules"));
+    for (kind, lines) in every_kind(dir.path(), &address) {
+        text += &format!("[[receiver]]\nname = \"to-{kind}\"\ntype = \"{kind}\"\n{lines}\n");
+    }
+    std::fs::write(path("whystall.toml"), text).unwrap();
+    let command = |args: &[&str]| {
+        let mut c = whystall(args);
+        c.env("STATE_DIRECTORY", path("state"));
+        c
+    };
+    let printed = |args: &[&str]| {
+        let out = command(args).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        clean(&args.join(" "), &text);
+        text
+    };
+    let config = path("whystall.toml");
+    let mut daemon =
+        Running::begin(&mut command(&["run", "--config", &config, "--no-builtin-rules", "--output", "json"]));
+    daemon.wait_for("watching");
+    let outbox = ["notify", "outbox", "list", "--output", "json"];
+    eventually("every receiver that talks to the peer has failed", || {
+        let listed = printed(&outbox);
+        let rows: Vec<serde_json::Value> = listed.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        ["webhook", "alertmanager", "slack", "email"].iter().all(|kind| {
+            let to = format!("to-{kind}");
+            rows.iter().any(|r| r["receiver"] == *to && r["attempts"].as_u64() > Some(0))
+        })
+    });
+    assert!(printed(&outbox).contains("***"), "the peer's answer is kept, without what is secret");
+    printed(&["notify", "outbox", "list"]);
+    assert!(printed(&["incidents", "--output", "json"]).contains("test.cause"));
+    printed(&["notify", "test", "to-webhook", "--config", &config]);
+    for file in ["cmdline", "environ"] {
+        let bytes = std::fs::read(format!("/proc/{}/{file}", daemon.child.id())).unwrap();
+        clean(file, &String::from_utf8_lossy(&bytes));
+    }
+    let mut stdout = daemon.child.stdout.take().unwrap();
+    daemon.signal(libc::SIGTERM);
+    let (status, said) = daemon.end();
+    assert_eq!(status, Some(0), "{said}");
+    clean("what the daemon said", &said);
+    let mut out = String::new();
+    std::io::Read::read_to_string(&mut stdout, &mut out).unwrap();
+    assert!(out.contains("test.cause"), "{out}");
+    clean("the daemon's output", &out);
+    let mut files = 0;
+    for entry in std::fs::read_dir(path("state")).unwrap() {
+        let entry = entry.unwrap();
+        files += 1;
+        clean(&format!("{:?}", entry.path()), &String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()));
+    }
+    assert!(files > 0);
 }
