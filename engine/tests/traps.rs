@@ -226,3 +226,15 @@ fn hostile_files_are_refused_in_time() {
     let deep = format!("{HEAD}fn enter(w, p) {{ {}true{} }}", "!(".repeat(400), ")".repeat(400));
     assert_eq!(all(&deep), ["R001"]);
 }
+
+/// Rhai's own limits are half as deep in debug builds: ours are the same in every build.
+#[test]
+fn depths_do_not_depend_on_the_build() {
+    let nested = format!("fn enter(w, p) {{ {}w.errors.value > p.line{} }}", "(".repeat(40), ")".repeat(40));
+    trap(&nested, &[]);
+    let chained = format!(
+        "fn enter(w, p) {{ let x = p.mode{}; x == \"x\" && w.errors.value > 1 }}",
+        ".to_lower()".repeat(40)
+    );
+    trap(&chained, &[]);
+}

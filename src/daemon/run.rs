@@ -148,8 +148,9 @@ pub fn run(mut plan: Plan, signals: &mut Signals, about: &str, notes: &[String])
         Err(_) => return Err(RunError::Thread("engine")),
     };
     log(&format!(
-        "watching {host}: {about}, {} rules, every {}",
+        "watching {host}: {about}, {} {}, every {}",
         ready.rules,
+        if ready.rules == 1 { "rule" } else { "rules" },
         whystall_event::format_duration(sources::nanos(interval))
     ));
     notes.iter().chain(&told).chain(&ready.notes).for_each(|n| log(n));

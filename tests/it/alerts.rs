@@ -230,6 +230,60 @@ fn a_dead_receiver_delays_nobody_and_waits_in_the_outbox_for_a_retry() {
     scene.run(&["notify", "test", "r9", "--config", &config]).exits(2).says(&["did you mean"]);
 }
 
+/// A peer that takes connections and says nothing, for as long as the test lasts; each is told.
+fn mute() -> (u16, Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (to, from) = channel();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for stream in listener.incoming().flatten() {
+            held.push(stream);
+            if to.send(()).is_err() {
+                return;
+            }
+        }
+    });
+    (port, from)
+}
+
+/// The watchdog's messages come from the tick: they go on while a receiver keeps its sender waiting, and so does the end.
+#[test]
+fn a_receiver_that_hangs_holds_up_neither_the_tick_nor_the_end() {
+    let (mute_port, taken) = mute();
+    let (port, got) = peer();
+    let scene = Scene::new(&[mute_port, port]);
+    // Far longer than the test.
+    let path = scene.path("whystall.toml");
+    let config = std::fs::read_to_string(&path).unwrap().replace("timeout = \"2s\"", "timeout = \"5m\"");
+    std::fs::write(&path, config).unwrap();
+    let socket = std::os::unix::net::UnixDatagram::bind(scene.path("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = scene.command(&["run", "--config", &path, "--no-builtin-rules", "--output", "json"]);
+    command.env("NOTIFY_SOCKET", scene.path("notify")).env("WATCHDOG_USEC", "300000");
+    let mut daemon = Running::begin(&mut command);
+    daemon.wait_for("watching");
+    taken.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(
+        got.recv_timeout(PATIENCE).unwrap().1["state"],
+        "firing",
+        "the other receiver has it all the same"
+    );
+    // What was said before the receiver hung is not meant.
+    socket.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 4096];
+    while socket.recv(&mut buffer).is_ok() {}
+    socket.set_nonblocking(false).unwrap();
+    for _ in 0..5 {
+        let n = socket.recv(&mut buffer).unwrap();
+        assert!(String::from_utf8_lossy(&buffer[..n]).contains("WATCHDOG=1"));
+    }
+    daemon.signal(libc::SIGTERM);
+    let (status, said) = daemon.end();
+    assert_eq!(status, Some(0));
+    assert!(said.contains("not delivered yet and kept for the next start"), "{said}");
+}
+
 #[test]
 fn a_receiver_that_is_mended_gets_what_waited_for_it() {
     let (port, got) = peer();

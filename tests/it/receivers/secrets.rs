@@ -152,7 +152,8 @@ fn the_daemon_prints_and_keeps_no_secret() {
     };
     let printed = |args: &[&str]| {
         let out = command(args).output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        let text =
+            format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
         clean(&args.join(" "), &text);
         text
     };
@@ -163,7 +164,8 @@ fn the_daemon_prints_and_keeps_no_secret() {
     let outbox = ["notify", "outbox", "list", "--output", "json"];
     eventually("every receiver that talks to the peer has failed", || {
         let listed = printed(&outbox);
-        let rows: Vec<serde_json::Value> = listed.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        let rows: Vec<serde_json::Value> =
+            listed.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
         ["webhook", "alertmanager", "slack", "email"].iter().all(|kind| {
             let to = format!("to-{kind}");
             rows.iter().any(|r| r["receiver"] == *to && r["attempts"].as_u64() > Some(0))
@@ -190,7 +192,10 @@ fn the_daemon_prints_and_keeps_no_secret() {
     for entry in std::fs::read_dir(path("state")).unwrap() {
         let entry = entry.unwrap();
         files += 1;
-        clean(&format!("{:?}", entry.path()), &String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()));
+        clean(
+            &format!("{:?}", entry.path()),
+            &String::from_utf8_lossy(&std::fs::read(entry.path()).unwrap()),
+        );
     }
     assert!(files > 0);
 }
