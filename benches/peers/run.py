@@ -2,10 +2,11 @@
 """Replays the same samples through whystall, pmie, Prometheus, pandas and polars, side by side, and compares what fires
 and the CPU time that it takes.
 
-    benches/peers/run.py [--scratch DIR] [--cgroups 1000] [--seconds 3600] [--rounds 3] [--rules 1,10,50] [--skip PEER,...]
+    benches/peers/run.py [--scratch DIR] [--cgroups 1000] [--seconds 3600] [--rounds 3] [--rules 1,10,50] [--every 1|60]
+        [--skip PEER,...]
 
 One counter for each cgroup, once a second. A rule says: its rate over 60 s is above a line. The peers judge once a minute,
-whystall at each of its ticks, once a second; what fires is compared at the minutes. Peers come from Debian's packages
+their cheapest way, or with --every 1 (not pmie) as often as whystall, which judges at each of its ticks, once a second; what fires is compared at the minutes. Peers come from Debian's packages
 (apt-get download) and PyPI, unpacked into the scratch folder; nothing is installed and no service started but Prometheus,
 on loopback, ended again. CPU time is user and system time of the whole process; of Prometheus, whose server runs already,
 that of the queries only. Needs `cargo build --release --example pack --bin whystall`.
@@ -199,7 +200,7 @@ def second(stamp):
 
 def pmie(data, scratch, root, n):
     rules = scratch / f"pmie-{n}.conf"
-    # Of counters pmie takes the rate by itself.
+    # Of counters pmie takes the rate by itself, between one judgement and the next: over 60 s only if it judges each 60 s.
     body = "delta = 60 sec;\n"
     for i, line in enumerate(lines(n)):
         body += f"r{i} = some_inst ( load.work > {line} ) -> print \"r{i}\" \" %i\";\n"
@@ -246,17 +247,17 @@ class Prometheus:
         tasks = Path(f"/proc/{self.server.pid}/task").glob("*/schedstat")
         return sum(int(t.read_text().split()[0]) for t in tasks) / 1e9
 
-    def query(self, n, seconds):
+    def query(self, n, seconds, every):
         before, answers = self.cpu(), []
         for line in lines(n):
-            query = {"query": f"rate(load_total[60s]) > {line}", "start": START + 60, "end": START + seconds - 1, "step": 60}
+            query = {"query": f"rate(load_total[60s]) > {line}", "start": START + 60, "end": START + seconds - 1, "step": every}
             url = f"http://127.0.0.1:{PORT}/api/v1/query_range?{urllib.parse.urlencode(query)}"
             answers.append(urllib.request.urlopen(url, timeout=600).read())
         spent = self.cpu() - before
         fired = []
         for answer in answers:
             series = json.loads(answer)["data"]["result"]
-            fired.append({(s["metric"]["cgroup"], int(t) - START) for s in series for t, _ in s["values"]})
+            fired.append({(s["metric"]["cgroup"], int(t) - START) for s in series for t, _ in s["values"] if (int(t) - START) % 60 == 0})
         return spent, fired
 
     def end(self):
@@ -271,25 +272,27 @@ TABLE = {
         "d=pd.read_feather(sys.argv[1])\n"
         "lines=[float(x) for x in sys.argv[2:]]\n"
         "r=d.diff(60)/60.0\n"
-        "r=r.iloc[60::60]\n"
+        "r=r.iloc[60::EVERY]\n"
         "for i,x in enumerate(lines):\n"
         "  s=(r>x).stack()\n"
-        "  for t,c in s[s].index: print(i,c,t)\n"
+        "  for t,c in s[s].index:\n"
+        "    if t%60==0: print(i,c,t)\n"
     ),
     "polars": (
         "import sys,polars as pl\n"
         "d=pl.read_ipc(sys.argv[1])\n"
         "lines=[float(x) for x in sys.argv[2:]]\n"
-        "r=d.select(pl.all().diff(60)/60.0).with_row_index('t').filter((pl.col('t')>=60)&(pl.col('t')%60==0))\n"
+        "r=d.select(pl.all().diff(60)/60.0).with_row_index('t').filter((pl.col('t')>=60)&(pl.col('t')%EVERY==0))\n"
         "r=r.unpivot(index='t',variable_name='c',value_name='v')\n"
         "for i,x in enumerate(lines):\n"
-        "  for t,c in r.filter(pl.col('v')>x).select('t','c').iter_rows(): print(i,c,t)\n"
+        "  for t,c in r.filter(pl.col('v')>x).select('t','c').iter_rows():\n"
+        "    if t%60==0: print(i,c,t)\n"
     ),
 }
 
 
-def table(peer, data, python, n):
-    command = [sys.executable, "-c", TABLE[peer], data / "wide.feather", *map(str, lines(n))]
+def table(peer, data, python, n, every):
+    command = [sys.executable, "-c", TABLE[peer].replace("EVERY", str(every)), data / "wide.feather", *map(str, lines(n))]
     # One thread: threads of their own cost CPU time and save only the clock.
     env = dict(os.environ, PYTHONPATH=str(python), POLARS_MAX_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     return cpu_of(command, env=env)
@@ -318,6 +321,7 @@ def main():
     a.add_argument("--seconds", type=int, default=3600)
     a.add_argument("--rounds", type=int, default=3)
     a.add_argument("--rules", default="1,10,50")
+    a.add_argument("--every", type=int, default=60, choices=[1, 60], help="seconds between the peers' judgements")
     a.add_argument("--skip", default="")
     args = a.parse_args()
     args.scratch.mkdir(parents=True, exist_ok=True)
@@ -346,12 +350,12 @@ def main():
                         cpu, out = pmie(data, args.scratch, root, n)
                         fired[p] = fired_by_pmie(out, n)
                     elif p == "prometheus":
-                        cpu, fired[p] = server.query(n, args.seconds)
+                        cpu, fired[p] = server.query(n, args.seconds, args.every)
                     elif p == "python-json":
                         cpu, out = json_python(data, n)
                         fired[p] = fired_by_table(out, n)
                     else:
-                        cpu, out = table(p, data, python, n)
+                        cpu, out = table(p, data, python, n, args.every)
                         fired[p] = fired_by_table(out, n)
                     spent[p].append(cpu)
             report(n, samples, spent)
