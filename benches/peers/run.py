@@ -395,4 +395,5 @@ def differences(fired, n):
     return wrong
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -270,13 +270,17 @@ fn touch(settings: &Settings, end: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Touches `anon_mib` page by page, gives back every other page and holds the rest: what is free then is in single pages.
+/// Touches `anon_mib` page by page, gives back every other page and holds the rest until there is a file `until`: what is
+/// free then is in single pages.
 fn fragment(settings: &Settings, end: Instant) -> Result<()> {
     let mut anon = Anon::map(settings.number("anon_mib")? as usize).context("mmap")?;
     anon.touch();
     anon.give_back_every_other_page().context("madvise")?;
-    sleep(end.saturating_duration_since(Instant::now()));
-    Ok(())
+    let until = Path::new(settings.text("until")?);
+    while Instant::now() < end && !until.exists() {
+        sleep(Duration::from_millis(50));
+    }
+    anon.give_back_gently().context("madvise")
 }
 
 /// Faults in huge pages up to `anon_mib`, one after another with a pause of `pause_ms`, and holds them.
@@ -288,6 +292,7 @@ fn huge(settings: &Settings, end: Instant) -> Result<()> {
         sleep(pause);
         Instant::now() < end
     });
+    sleep(end.saturating_duration_since(Instant::now()));
     Ok(())
 }
 

@@ -256,13 +256,25 @@ impl Anon {
 
     /// Gives every second page back to the kernel.
     pub(crate) fn give_back_every_other_page(&mut self) -> io::Result<()> {
-        for offset in (0..self.len).step_by(8192) {
-            // Short calls without end look like one long run in the kernel, which is another fault.
+        self.give_back(4096, 8192)
+    }
+
+    /// Gives all pages back, some at a time: the end of a large process is one long run in the kernel.
+    pub(crate) fn give_back_gently(&mut self) -> io::Result<()> {
+        self.give_back(4 << 20, 4 << 20)
+    }
+
+    /// Gives back the first `len` bytes of every `step`, with a rest now and then: calls without end look like one long
+    /// run in the kernel, which is another fault.
+    fn give_back(&mut self, len: usize, step: usize) -> io::Result<()> {
+        for offset in (0..self.len).step_by(step) {
             if offset.is_multiple_of(16 << 20) {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
-            // SAFETY: a page inside the mapping, whose content nobody needs.
-            check(unsafe { libc::madvise(self.at.add(offset).cast(), 4096, libc::MADV_DONTNEED) })?;
+            // SAFETY: pages inside the mapping, whose content nobody needs.
+            check(unsafe {
+                libc::madvise(self.at.add(offset).cast(), len.min(self.len - offset), libc::MADV_DONTNEED)
+            })?;
         }
         Ok(())
     }

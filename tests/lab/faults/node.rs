@@ -157,7 +157,9 @@ fn compaction(scene: &mut Scene<'_>) -> Result<Proof> {
     THP.iter().try_for_each(|path| scene.choose(path, "madvise"))?;
     let free = meminfo_mib("MemFree:").map_err(anyhow::Error::msg)?;
     let broken = free.saturating_sub(WHOLE_MIB);
-    let fragment = Kid::start("fragment", None, &settings![for_ms = 120_000, anon_mib = broken])?;
+    let until = scene.dir()?.join("until");
+    let fragment = settings![for_ms = 120_000, anon_mib = broken, until = until.display()];
+    let fragment = Kid::start("fragment", None, &fragment)?;
     let resident = |mib: u64| -> Result<u64> {
         let text = fs::read_to_string(format!("/proc/{}/statm", fragment.pid())).context("statm")?;
         let pages: u64 = text.split(' ').nth(1).and_then(|w| w.parse().ok()).context("statm")?;
@@ -172,12 +174,22 @@ fn compaction(scene: &mut Scene<'_>) -> Result<Proof> {
     let before = Snapshot::take();
     let stalls = || Snapshot::take().since(&before).vmstat("compact_stall");
     let group = scene.cgroup()?;
-    let huge = settings![for_ms = 45_000, anon_mib = WHOLE_MIB + 3328, pause_ms = 1];
-    let huge = Kid::start("huge", Some(&group), &huge)?;
-    scene.onset_when("direct compaction", Duration::from_secs(40), || Ok(stalls() > 20))?;
-    scene.finish(vec![huge], Duration::from_secs(60))?;
+    // The first uses up most of the whole blocks, slowly; the others then want more than there are, as fast as they can.
+    let huge = |mib: u64, pause: u64| {
+        let huge = settings![for_ms = 60_000, anon_mib = mib, pause_ms = pause];
+        Kid::start("huge", Some(&group), &huge)
+    };
+    let mut kids = vec![huge(WHOLE_MIB - 256, 1)?];
+    scene.sleep(Duration::from_secs(8))?;
+    for _ in 0..2 {
+        kids.push(huge(1792, 0)?);
+    }
+    scene.onset_when("direct compaction", Duration::from_secs(30), || Ok(stalls() > 20))?;
+    scene.sleep(Duration::from_secs(6))?;
     let delta = Snapshot::take().since(&before);
-    drop(fragment);
+    File::create_new(&until).with_context(|| format!("{until:?}"))?;
+    drop(kids);
+    fragment.finish(Duration::from_secs(60))?;
     let (stalls, reclaims) = (delta.vmstat("compact_stall"), delta.vmstat("allocstall"));
     scene.keep(group);
     Ok(Proof::default()
