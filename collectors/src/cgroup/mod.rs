@@ -1,6 +1,6 @@
 //! Control groups, shared by the collectors that read them: where the hierarchies are mounted ([`mounts`]), the tree of
-//! directories with its kept file descriptors ([`tree`], [`files`]), the formats of the files ([`parse`]), the kernel's own count ([`census`]) and exact
-//! notice of directories that come and go ([`watch`]).
+//! directories with its kept file descriptors ([`tree`], [`files`]), the formats of the files ([`parse`]), the kernel's
+//! own count ([`census`]) and exact notice of directories that come and go ([`watch`]).
 //!
 //! Nothing here writes to a control group, and nothing keeps a removed one alive: an open file or directory of cgroupfs
 //! holds no reference to the group's memory controller.
