@@ -92,13 +92,15 @@ pub static COLLECTOR: Collector = Collector {
 
 /// Every n-th pass reads memory.stat and memory.oom_control of a cgroup in which nothing moved, and an unlimited limit.
 const IDLE_STAT: u32 = 10;
-/// The same for memory.stat of a cgroup without limits whose use moved by less than this part of it, and 1 MiB.
-const LITTLE_STAT: u32 = 3;
-const LITTLE: u64 = 64;
 const IDLE_OOM: u32 = 4;
 /// The same for the events of an unlimited cgroup: they are those of limits above or below it, or a limit is new.
 const IDLE_EVENTS: u32 = 4;
 const IDLE_LIMIT: u32 = 16;
+/// The same for memory.stat of an unlimited cgroup whose use moved little: by less than this part of it, and than
+/// [`LITTLE_BYTES`].
+const LITTLE_STAT: u32 = 3;
+const LITTLE_PART: u64 = 64;
+const LITTLE_BYTES: u64 = 1 << 20;
 
 fn build(roots: &Roots, settings: &Settings) -> Result<Built, Unavailable> {
     let max_cgroups = cgroup::max_cgroups(settings)?;
@@ -397,7 +399,7 @@ impl Memcg {
             return Stat::Done;
         };
         let by = seen.usage.abs_diff(before.usage);
-        let little = !limited && !has_high && by < (before.usage / LITTLE).min(1 << 20);
+        let little = !limited && !has_high && by < (before.usage / LITTLE_PART).min(LITTLE_BYTES);
         let moved = first || before.owed || hit || (by > 0 && (!little || turn(LITTLE_STAT)));
         let mut outcome = Stat::Done;
         if layout.stat.is_some() && (moved || turn(IDLE_STAT)) {

@@ -1,8 +1,9 @@
 //! `schedstat`: how long tasks waited for a CPU, task by task, by control group and by CPU; who used the CPUs meanwhile.
 //!
 //! Reads `/proc/PID/schedstat` and `/proc/PID/task/TID/schedstat` (run time, run-queue delay, slices) of every task through
-//! kept descriptors (of tasks idle for long only now and then, while nothing waits for a CPU), `/proc/schedstat` where the kernel has it, and few `/proc/PID/stat`: of new tasks, of the heaviest
-//! users, and, while something waits for a CPU, of tasks that did not move. Source: scheduler/sched-stats.rst.
+//! kept descriptors (of tasks that sleep only every fourth pass, while nothing waits for a CPU), `/proc/schedstat` where the
+//! kernel has it, and few `/proc/PID/stat`: of new tasks, of the heaviest users, and, while something waits for a CPU, of
+//! tasks that did not move. Source: scheduler/sched-stats.rst.
 //!
 //! The kernel adds a wait to a task's delay when it ends. A task that starves therefore shows nothing until it runs; it is
 //! found by its state instead (`state_running_unscheduled`, `waiting_for`). Tasks that begin and end between two passes are

@@ -167,8 +167,8 @@ impl Tasks {
         std::mem::take(&mut self.gone)
     }
 
-    /// Reads the counters of `which` tasks; those that ended are forgotten. Stops early when `late` says so and goes on there in
-    /// the next pass: a task that was not read has no row, which means not known.
+    /// Reads the counters of `which` tasks; those that ended are forgotten. Stops early when `late` says so and goes on
+    /// there in the next pass: a task that was not read has no row, which means not known.
     pub(crate) fn read(&mut self, now: u64, which: Which, late: &mut dyn FnMut() -> bool) {
         self.passes = self.passes.wrapping_add(1);
         let turn = self.passes % CALM_PASSES;
