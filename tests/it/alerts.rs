@@ -113,6 +113,49 @@ fn peer() -> (u16, Receiver<(String, serde_json::Value)>) {
     (port, from)
 }
 
+/// What systemd would be told, with a socket of our own in its place.
+struct Manager(std::os::unix::net::UnixDatagram);
+
+impl Manager {
+    fn of(scene: &Scene) -> Manager {
+        let socket = std::os::unix::net::UnixDatagram::bind(scene.path("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Manager(socket)
+    }
+
+    /// Starts a run that tells it.
+    fn start(&self, scene: &Scene, more: &[&str]) -> Running {
+        let mut command = scene.command(&["run", "--no-builtin-rules"]);
+        command.args(more).env("NOTIFY_SOCKET", scene.path("notify")).env("WATCHDOG_USEC", "300000");
+        let mut daemon = Running::begin(&mut command);
+        daemon.wait_for("watching");
+        daemon
+    }
+
+    fn next(&self) -> String {
+        let mut buffer = [0; 4096];
+        let n = self.0.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..n]).to_string()
+    }
+
+    /// Waits for a message with `text` in it.
+    fn wait_for(&self, text: &str) -> String {
+        loop {
+            let said = self.next();
+            if said.contains(text) {
+                return said;
+            }
+        }
+    }
+
+    /// Forgets what was said so far.
+    fn forget(&self) {
+        self.0.set_nonblocking(true).unwrap();
+        while self.0.recv(&mut [0; 4096]).is_ok() {}
+        self.0.set_nonblocking(false).unwrap();
+    }
+}
+
 /// Runs `check` until it holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut check: impl FnMut() -> bool) {
@@ -257,12 +300,8 @@ fn a_receiver_that_hangs_holds_up_neither_the_tick_nor_the_end() {
     let path = scene.path("whystall.toml");
     let config = std::fs::read_to_string(&path).unwrap().replace("timeout = \"2s\"", "timeout = \"5m\"");
     std::fs::write(&path, config).unwrap();
-    let socket = std::os::unix::net::UnixDatagram::bind(scene.path("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = scene.command(&["run", "--config", &path, "--no-builtin-rules", "--output", "json"]);
-    command.env("NOTIFY_SOCKET", scene.path("notify")).env("WATCHDOG_USEC", "300000");
-    let mut daemon = Running::begin(&mut command);
-    daemon.wait_for("watching");
+    let manager = Manager::of(&scene);
+    let daemon = manager.start(&scene, &["--config", &path, "--output", "json"]);
     taken.recv_timeout(PATIENCE).unwrap();
     assert_eq!(
         got.recv_timeout(PATIENCE).unwrap().1["state"],
@@ -270,13 +309,9 @@ fn a_receiver_that_hangs_holds_up_neither_the_tick_nor_the_end() {
         "the other receiver has it all the same"
     );
     // What was said before the receiver hung is not meant.
-    socket.set_nonblocking(true).unwrap();
-    let mut buffer = [0; 4096];
-    while socket.recv(&mut buffer).is_ok() {}
-    socket.set_nonblocking(false).unwrap();
+    manager.forget();
     for _ in 0..5 {
-        let n = socket.recv(&mut buffer).unwrap();
-        assert!(String::from_utf8_lossy(&buffer[..n]).contains("WATCHDOG=1"));
+        manager.wait_for("WATCHDOG=1");
     }
     daemon.signal(libc::SIGTERM);
     let (status, said) = daemon.end();
@@ -291,30 +326,17 @@ fn a_receiver_that_is_mended_gets_what_waited_for_it() {
     let dead = free.local_addr().unwrap().port();
     drop(free);
     let scene = Scene::new(&[dead]);
-    let socket = std::os::unix::net::UnixDatagram::bind(scene.path("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let config = scene.path("whystall.toml");
-    let mut command = scene.command(&["run", "--config", &config, "--no-builtin-rules", "--output", "json"]);
-    let mut daemon = Running::begin(command.env("NOTIFY_SOCKET", scene.path("notify")));
-    daemon.wait_for("watching");
-    let wait_for = |text: &str| {
-        let mut buffer = [0; 4096];
-        let mut said = String::new();
-        while !said.contains(text) {
-            let n = socket.recv(&mut buffer).unwrap();
-            said = String::from_utf8_lossy(&buffer[..n]).to_string();
-        }
-        said
-    };
-    wait_for("READY=1");
+    let manager = Manager::of(&scene);
+    let daemon = manager.start(&scene, &["--config", &scene.path("whystall.toml"), "--output", "json"]);
+    manager.wait_for("READY=1");
     eventually("it waits", || scene.run(&["notify", "outbox", "list"]).stdout.contains("r0"));
 
     scene.receivers(&[port]);
     daemon.signal(libc::SIGHUP);
     // systemd wants the time with it.
-    let said = wait_for("RELOADING=1");
+    let said = manager.wait_for("RELOADING=1");
     assert!(said.contains("MONOTONIC_USEC="), "{said}");
-    wait_for("READY=1");
+    manager.wait_for("READY=1");
     scene.run(&["notify", "outbox", "retry", "r0"]).exits(0);
     let (_, body) = got.recv_timeout(PATIENCE).unwrap();
     assert_eq!((body["state"].as_str(), body["rule"].as_str()), (Some("firing"), Some("test.memory")));
@@ -338,28 +360,16 @@ fn without_a_place_for_a_store_it_still_tells() {
     assert!(said.contains("incidents are not kept"), "{said}");
 }
 
-/// What systemd is told, with a socket of our own in its place.
 #[test]
 fn systemd_is_told_of_readiness_life_and_the_end() {
     let scene = Scene::new(&[]);
-    let socket = std::os::unix::net::UnixDatagram::bind(scene.path("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut command = scene.command(&["run", "--no-builtin-rules"]);
-    command.env("NOTIFY_SOCKET", scene.path("notify")).env("WATCHDOG_USEC", "300000");
-    let mut daemon = Running::begin(&mut command);
-    daemon.wait_for("watching");
-    let mut buffer = [0; 4096];
-    let mut wait_for = |text: &str| loop {
-        let n = socket.recv(&mut buffer).unwrap();
-        if String::from_utf8_lossy(&buffer[..n]).contains(text) {
-            return;
-        }
-    };
-    wait_for("READY=1");
-    wait_for("WATCHDOG=1");
-    wait_for("WATCHDOG=1");
+    let manager = Manager::of(&scene);
+    let daemon = manager.start(&scene, &[]);
+    manager.wait_for("READY=1");
+    manager.wait_for("WATCHDOG=1");
+    manager.wait_for("WATCHDOG=1");
     daemon.signal(libc::SIGTERM);
-    wait_for("STOPPING=1");
+    manager.wait_for("STOPPING=1");
     assert_eq!(daemon.end().0, Some(0));
 }
 
