@@ -3,13 +3,21 @@
 #pragma once
 #include "bpf.h"
 
-struct rq {
-	__u32 nr_running;
-	__u64 clock;
-} KERNEL;
+struct rq;
 
+/* Since 6.12 a task that goes to sleep may stay queued for a while. 6.12 counts such tasks, later kernels those that do
+ * not sleep. */
 struct cfs_rq {
 	struct rq *rq;
+	__u32 h_nr_delayed;
+	__u32 h_nr_queued;
+	__u32 h_nr_runnable;
+} KERNEL;
+
+struct rq {
+	__u32 nr_running;	/* sleepers that are still queued included */
+	__u64 clock;
+	struct cfs_rq cfs;
 } KERNEL;
 
 struct sched_entity {
@@ -40,8 +48,20 @@ struct cgroup_subsys_state {
 
 struct cgroup {
 	struct cgroup_subsys_state self;
+	struct cgroup_subsys_state *subsys[4];
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+} KERNEL;
+
+struct page_counter {
+	struct {
+		__s64 counter;
+	} usage;	/* pages */
+} KERNEL;
+
+/* Begins with its cgroup_subsys_state. */
+struct mem_cgroup {
+	struct page_counter memory;
 } KERNEL;
 
 struct css_set {

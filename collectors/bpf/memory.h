@@ -126,7 +126,7 @@ INLINE int life(__u32 kind, __u64 *ctx)
 {
 	struct cgroup *cgroup = (void *)ctx[0];
 	__u64 index = ENUM_VALUE(enum cgroup_subsys_id, memory_cgrp_id), parent = 0;
-	struct cgroup_subsys_state *css = 0;
+	struct cgroup_subsys_state *css = 0, *own = 0;
 	struct cgroup *above = 0;
 	struct kernfs_node *kn = 0;
 	struct ws_cpu *cpu = this_cpu();
@@ -144,6 +144,12 @@ INLINE int life(__u32 kind, __u64 *ctx)
 	READ(kn, above->kn);
 	READ(parent, kn->id);
 	e->head.mem_cgroup = parent;
+	e->charged = 0;
+	if (kind == WS_CGROUP_RMDIR) {
+		bpf_probe_read_kernel(&own, sizeof(own),
+				      (char *)__builtin_preserve_access_index(&cgroup->subsys[0]) + index * sizeof(own));
+		READ(e->charged, ((struct mem_cgroup *)own)->memory.usage.counter);
+	}
 	if (bpf_probe_read_kernel_str(e->path, sizeof(e->path), (const void *)ctx[1]) < 0)
 		e->path[0] = 0;
 	bpf_ringbuf_submit(e, 0);

@@ -159,6 +159,18 @@ INLINE __u64 progress_of(struct task_struct *t)
 	return done;
 }
 
+/* Tasks that want this CPU or have it, without sleepers that are only still queued. */
+INLINE __u32 runnable_on(struct rq *rq)
+{
+	__u32 queued = rq->nr_running;
+
+	if (HAS(rq->cfs.h_nr_delayed))
+		return queued - rq->cfs.h_nr_delayed;
+	if (HAS(rq->cfs.h_nr_runnable) && HAS(rq->cfs.h_nr_queued))
+		return queued - (rq->cfs.h_nr_queued - rq->cfs.h_nr_runnable);
+	return queued;
+}
+
 /* A jump of the clock is no hold: the timer must have looked at it this often. */
 #define HOLD_CHECKS 3
 
@@ -171,7 +183,7 @@ INLINE void check_nosched(void *ctx, struct ws_cpu *cpu)
 	struct task_struct *t = bpf_get_current_task_btf();
 	struct rq *rq = t->se.cfs_rq->rq;
 	__u64 arrival = t->sched_info.last_arrival, clock = rq->clock, progress, since, more;
-	__u32 runnable = rq->nr_running;
+	__u32 runnable = runnable_on(rq);
 	__s64 held;
 
 	if (!t->pid)

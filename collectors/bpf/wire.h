@@ -89,6 +89,7 @@ struct ws_runq {
 
 struct ws_life {
 	struct ws_head head;	/* aux = the cgroup's id, mem_cgroup = its parent's */
+	__s64 charged;		/* on rmdir: pages still charged to it, those charged ahead included */
 	char path[WS_PATH];
 };
 
@@ -149,7 +150,7 @@ _Static_assert(sizeof(struct ws_irq) == 112, "ws_irq");
 _Static_assert(sizeof(struct ws_run) == 48, "ws_run");
 _Static_assert(sizeof(struct ws_runq) == 3232, "ws_runq");
 _Static_assert(sizeof(struct ws_quota) == 16, "ws_quota");
-_Static_assert(sizeof(struct ws_life) == 464, "ws_life");
+_Static_assert(sizeof(struct ws_life) == 472, "ws_life");
 _Static_assert(sizeof(struct ws_hist_key) == 16, "ws_hist_key");
 _Static_assert(sizeof(struct ws_hist) == 248, "ws_hist");
 _Static_assert(sizeof(struct ws_rate) == 32, "ws_rate");

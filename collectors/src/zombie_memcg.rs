@@ -27,8 +27,10 @@ mod ledger;
 #[cfg(test)]
 mod tests;
 
-use audit::Cache;
+use audit::{Cache, CgroupStat};
 use ledger::Ledger;
+
+pub(crate) use audit::parse_cgroup_stat;
 
 fields! { FIELDS, f:
     TOTAL = Field::gauge("total", Unit::Count, "host: memory cgroups that the kernel holds, living and dying");
@@ -64,9 +66,11 @@ pub static COLLECTOR: Collector = Collector {
     build,
 };
 
-/// A parent is audited again after this time: sooner where children were removed since, or it is a suspect.
+/// A parent is audited again after this time: sooner where children were made or removed since, or it is a suspect, and
+/// at once if it has few children besides.
 const AUDIT_AGAIN_NS: u64 = 5 * SEC;
 const AUDIT_QUIET_NS: u64 = 60 * SEC;
+const AUDIT_FEW: usize = 64;
 /// A parent with more living children than this is not audited.
 const AUDIT_CHILDREN: usize = 1024;
 /// From this much on, page cache counts as pinned rather than as an error of reading one file after the other.
@@ -374,7 +378,11 @@ impl ZombieMemcg {
             let due = self.tree.node(id).is_some_and(|n| {
                 let d = &n.data;
                 let worth = !n.children.is_empty() || d.removals > 0 || d.audited_ns == 0;
-                let again = if d.active_ns >= Some(d.audited_ns) { AUDIT_AGAIN_NS } else { again };
+                let again = match d.active_ns >= Some(d.audited_ns) {
+                    true if n.children.len() <= AUDIT_FEW => 0,
+                    true => AUDIT_AGAIN_NS,
+                    false => again,
+                };
                 worth && (d.audited_ns == 0 || now.saturating_sub(d.audited_ns) >= again)
             });
             if due {
@@ -481,20 +489,4 @@ impl ZombieMemcg {
             row.text(f::EXAMPLE, example.clone());
         }
     }
-}
-
-/// `cgroup.stat` (v2).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct CgroupStat {
-    known: bool,
-    live: u64,
-    dying: u64,
-}
-
-/// Parses `cgroup.stat`; counts of the memory controller replace those of all cgroups where the kernel has them.
-pub(crate) fn parse_cgroup_stat(bytes: &[u8]) -> CgroupStat {
-    let get = |key: &[u8]| parse::value_of(bytes, key);
-    let live = get(b"nr_subsys_memory").map(|n| n.saturating_sub(1)).or_else(|| get(b"nr_descendants"));
-    let dying = get(b"nr_dying_subsys_memory").or_else(|| get(b"nr_dying_descendants"));
-    CgroupStat { known: dying.is_some(), live: live.unwrap_or_default(), dying: dying.unwrap_or_default() }
 }

@@ -147,3 +147,9 @@ impl Drop for Running {
         let _ = self.child.wait();
     }
 }
+
+/// Where `tests/peers/setup.sh` puts what it installs.
+pub(crate) fn peers() -> PathBuf {
+    let peers = std::env::var_os("WHYSTALL_PEERS").map(PathBuf::from);
+    peers.unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers"))
+}

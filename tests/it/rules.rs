@@ -1,8 +1,10 @@
 //! `check`, `test`, `rules` and `doctor` on the built-in rules and on files of our own.
 
+use std::io::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::program::{run, whystall};
+use crate::program::{peers, run, whystall};
 
 const BROKEN: &str = "//! A page.\nconst RULE = #{ id: \"my.rule\", api: 1, severity: \"loud\", subject: \"host\",\n  \
      windows: #{ a: #{ of: \"vmstat.pgscan_dircet\", calc: \"rate\", over: \"10s\" } } };\nfn enter(w, p) { w.a.value > 1.0 }\n";
@@ -104,6 +106,36 @@ fn what_check_finds_is_sarif_too() {
     // Nothing found is a log without results.
     let log = run(&["check", "--format", "sarif"]).exits(0).json();
     assert!(log["runs"][0]["results"].is_array());
+}
+
+#[test]
+fn what_check_finds_fits_the_schema_of_sarif() {
+    let (python, schema) = (peers().join("venv/bin/python"), peers().join("sarif-2.1.0.json"));
+    let works = Command::new(&python).args(["-c", "import jsonschema"]).stderr(Stdio::null()).status();
+    if !schema.exists() || !works.is_ok_and(|s| s.success()) {
+        eprintln!("skipped: no jsonschema or no {}: run tests/peers/setup.sh", schema.display());
+        return;
+    }
+    let fits = |log: &serde_json::Value| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/validate.py");
+        let mut child = Command::new(&python)
+            .args([&script, &schema])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(log.to_string().as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        if out.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&out.stdout).into_owned()) }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken rule.rhai");
+    std::fs::write(&path, BROKEN).unwrap();
+    let mut log = run(&["check", "--format", "sarif", path.to_str().unwrap()]).exits(1).json();
+    assert_eq!(fits(&log), Ok(()));
+    assert_eq!(fits(&run(&["check", "--format", "sarif"]).exits(0).json()), Ok(()));
+    log["runs"][0]["results"][0]["level"] = "fatal".into();
+    assert!(fits(&log).is_err_and(|e| e.contains("fatal")), "the validator accepts anything");
 }
 
 #[test]

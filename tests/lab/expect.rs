@@ -29,6 +29,24 @@ pub(crate) enum Expect {
     Silence,
 }
 
+impl Expect {
+    /// The rule that must speak, if any.
+    pub(crate) fn rule(&self) -> Option<&'static str> {
+        match self {
+            Expect::Verdict { rule, .. } => Some(rule),
+            Expect::Silence => None,
+        }
+    }
+
+    /// The same, but the incident may stay open.
+    pub(crate) fn unresolved(mut self) -> Expect {
+        if let Expect::Verdict { resolved, .. } = &mut self {
+            *resolved = false;
+        }
+        self
+    }
+}
+
 /// Which subjects are right. The names that differ from run to run are in [`Names`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SubjectPattern {

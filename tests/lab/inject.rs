@@ -3,6 +3,7 @@
 
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use aya::programs::Program;
 use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
 use aya::{Ebpf, EbpfLoader};
 
-use crate::sys;
+use crate::{irq, sys};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../collectors/bpf/inject.bpf.o");
 
@@ -62,8 +63,8 @@ impl Injector {
     /// How often it ran, and for how many nanoseconds the last time.
     fn made(&self) -> Result<(u64, u64)> {
         let map = self.0.map(".bss").context("the injector has no .bss")?;
-        let bss: Array<_, [u64; 3]> = Array::try_from(map)?;
-        let [runs, last_ns, _] = bss.get(&0, 0)?;
+        let bss: Array<_, [u64; 4]> = Array::try_from(map)?;
+        let [runs, last_ns, ..] = bss.get(&0, 0)?;
         Ok((runs, last_ns))
     }
 
@@ -109,6 +110,33 @@ pub(crate) fn slow_softirq(target: Duration, times: u64, gap: Duration, end: Ins
         thread::sleep(gap);
         sender.send(b"x")?;
     }
+    i.report()
+}
+
+/// Interrupt `number`, that of the disk of `file`, which is read to make some: its handler takes about `target` each time,
+/// `gap` apart at least.
+pub(crate) fn slow_irq(
+    number: u32,
+    file: &Path,
+    target: Duration,
+    times: u64,
+    gap: Duration,
+    end: Instant,
+) -> Result<()> {
+    const MOST_INTERRUPTS: u64 = 200;
+    let times = times.min(MOST_INTERRUPTS);
+    let mut ebpf = EbpfLoader::new()
+        .override_global("cfg_loops", &Injector::loops(target)?, true)
+        .override_global("cfg_irq", &number, true)
+        .override_global("cfg_times", &u32::try_from(times)?, true)
+        .override_global("cfg_gap_ns", &(gap.as_nanos() as u64), true)
+        .load(OBJECT)
+        .context("cannot load the injector")?;
+    let Some(Program::RawTracePoint(p)) = ebpf.program_mut("slow_irq") else { bail!("no such program") };
+    p.load()?;
+    p.attach("irq_handler_entry")?;
+    let i = Injector(ebpf);
+    irq::keep_reading(file, gap, || Ok(Instant::now() < end && i.made()?.0 < times))?;
     i.report()
 }
 

@@ -11,6 +11,7 @@ mod expect;
 mod faults;
 mod guard;
 mod inject;
+mod irq;
 mod kid;
 mod net;
 mod roles;
@@ -58,6 +59,7 @@ fn trials(lab: &Arc<Mutex<run::Lab>>) -> Vec<Trial> {
         ("self::counters", counters::self_test),
         ("self::cgroup_layout", cgroup::self_test),
         ("self::guard_lines", guard::self_test),
+        ("self::interrupt_lines", irq::self_test),
     ];
     let pure = pure
         .into_iter()

@@ -61,7 +61,9 @@ pub(crate) fn main(mut words: impl Iterator<Item = String>) -> Result<()> {
         "copy" => copy(&settings, end),
         "job" => job(&settings, end),
         "leak" | "stat_read" | "packets" => crate::stat_roles::run(&role, &settings, end),
-        "inject_kernel_run" | "inject_irqoff" | "inject_softirq" => injector(&role, &settings, end),
+        "inject_kernel_run" | "inject_irqoff" | "inject_softirq" | "inject_irq" => {
+            injector(&role, &settings, end)
+        }
         "watch_names" => watch_names(&settings, end),
         "flood" | "napi" => traffic(&role, &settings, end),
         _ => bail!("there is no role `{role}`"),
@@ -113,6 +115,10 @@ fn injector(role: &str, settings: &Settings, end: Instant) -> Result<()> {
     sys::pin(&quiet_cpus(cpu)?)?;
     match role {
         "inject_irqoff" => inject::irqoff(cpu as u32, target, times, gap, end),
+        "inject_irq" => {
+            let (number, file) = (settings.number("irq")? as u32, Path::new(settings.text("file")?));
+            inject::slow_irq(number, file, target, times, gap, end)
+        }
         _ => inject::kernel_run(cpu, target, times, gap, end),
     }
 }

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Installs the peers that the receivers are tested against: Debian's Alertmanager, openssl for a CA of our own, and aiosmtpd
-# from PyPI in a virtual environment below target/peers/. What cannot be installed is told, and its tests say "skipped".
+# Installs what output is tested against: Debian's Alertmanager, openssl for a CA of our own, and, below target/peers/,
+# aiosmtpd and jsonschema from PyPI in a virtual environment and the schema of SARIF, which a crate carries. What cannot be
+# installed is told, and its tests say "skipped".
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 peers=${WHYSTALL_PEERS:-target/peers}
 aiosmtpd=1.4.6
+jsonschema=4.26.0
+serde_sarif=0.8.0
 
 missing=()
 command -v openssl >/dev/null || missing+=(openssl)
@@ -24,8 +27,21 @@ if ((${#missing[@]} > 0)); then
   fi
 fi
 
-if ! "$peers/venv/bin/python" -c 'import aiosmtpd' 2>/dev/null; then
+if ! "$peers/venv/bin/python" -c 'import aiosmtpd, jsonschema' 2>/dev/null; then
   python3 -m venv "$peers/venv"
-  "$peers/venv/bin/python" -m pip install --quiet --disable-pip-version-check "aiosmtpd==$aiosmtpd" ||
-    echo "skipped: pip could not install aiosmtpd"
+  "$peers/venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+    "aiosmtpd==$aiosmtpd" "jsonschema==$jsonschema" || echo "skipped: pip could not install aiosmtpd and jsonschema"
+fi
+
+if [[ ! -e $peers/sarif-2.1.0.json ]]; then
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  printf '[package]\nname = "none"\nversion = "0.0.0"\n[dependencies]\nserde-sarif = "=%s"\n[lib]\npath = "none.rs"\n' \
+    "$serde_sarif" >"$scratch/Cargo.toml"
+  touch "$scratch/none.rs"
+  if cargo vendor --quiet --manifest-path "$scratch/Cargo.toml" "$scratch/vendor" >/dev/null; then
+    cp "$scratch/vendor/serde-sarif/src/schema.json" "$peers/sarif-2.1.0.json"
+  else
+    echo "skipped: cargo could not fetch the schema of SARIF"
+  fi
 fi

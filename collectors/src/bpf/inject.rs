@@ -33,8 +33,8 @@ impl Injector {
     }
 
     fn made(&self) -> Made {
-        let bss: Array<_, [u64; 3]> = Array::try_from(self.0.map(".bss").unwrap()).unwrap();
-        let [runs, last_ns, _] = bss.get(&0, 0).unwrap();
+        let bss: Array<_, [u64; 4]> = Array::try_from(self.0.map(".bss").unwrap()).unwrap();
+        let [runs, last_ns, ..] = bss.get(&0, 0).unwrap();
         Made { runs, last_ns }
     }
 }

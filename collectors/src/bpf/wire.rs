@@ -119,6 +119,8 @@ pub(crate) struct Runq {
 #[repr(C)]
 pub(crate) struct Life {
     pub(crate) head: Head,
+    /// On rmdir: pages still charged to it, those charged ahead included.
+    pub(crate) charged: i64,
     path: [u8; PATH],
 }
 

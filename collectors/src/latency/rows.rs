@@ -357,11 +357,11 @@ impl Rows {
         let what = match h.kind {
             wire::CGROUP_MKDIR => {
                 self.cgroups.learn(id, &path);
-                self.ledger.mkdir(id, &by);
+                self.ledger.mkdir(id, &by, h.boot_ns);
                 "mkdir"
             }
             wire::CGROUP_RMDIR => {
-                self.ledger.rmdir(id, &path, h.boot_ns);
+                self.ledger.rmdir(id, &path, h.boot_ns, e.charged > 0);
                 "rmdir"
             }
             _ => {

@@ -270,18 +270,23 @@ impl Run {
     fn zombie_rows(&mut self, now: Stamp) -> Batch {
         use s::memcg_zombies as f;
         let mut batch = Batch::new(self.zombies.clone(), now);
-        // What was held back or lost may have been releases: then nobody knows which of them are zombies still.
-        let missed = self.counted(probes::MEMCG_LIFE, |r| r.suppressed + r.lost);
+        // Of releases that were held back or lost nobody knows which zombies they freed. Other lives that are missed are
+        // zombies that are not counted.
+        let releases =
+            |c: &Cpu| c.rate.get(wire::CGROUP_RELEASE as usize).map_or(0, |r| r.suppressed + r.lost);
+        let missed = self.cpus.iter().map(releases).sum();
         if missed != self.lives_missed {
             self.lives_missed = missed;
             batch.gone.extend(self.rows.ledger.forget_zombies().into_iter().map(Subject::Cgroup));
         }
-        let (mut zombies, mut settled) = (0, 0);
+        let (mut zombies, mut settled, mut brief) = (0, 0, 0);
         for (path, parent) in self.rows.ledger.take_parents(now.boot_ns) {
             zombies += parent.zombies;
             settled += parent.settled;
+            brief += parent.brief;
             let mut row = batch.row(Subject::Cgroup(path));
             row.gauge(f::ZOMBIES, parent.zombies as f64).gauge(f::SETTLED, parent.settled as f64);
+            row.gauge(f::BRIEF, parent.brief as f64);
             if let Some((since, example, by)) = parent.oldest {
                 row.gauge(f::OLDEST, now.boot_ns.saturating_sub(since) as f64).text(f::EXAMPLE, example);
                 if let Some(by) = by {
@@ -289,7 +294,8 @@ impl Run {
                 }
             }
         }
-        batch.row(Subject::Host).gauge(f::ZOMBIES, zombies as f64).gauge(f::SETTLED, settled as f64);
+        let mut row = batch.row(Subject::Host);
+        row.gauge(f::ZOMBIES, zombies as f64).gauge(f::SETTLED, settled as f64).gauge(f::BRIEF, brief as f64);
         batch
     }
 

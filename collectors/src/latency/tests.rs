@@ -17,6 +17,7 @@ use crate::cgroup::testing::Group;
 use crate::runner::clock;
 use crate::{Built, Roots, Settings, Sink, Stop};
 
+mod beside_bpftrace;
 mod flood;
 
 /// One at a time: the faults take CPUs away from one another.
@@ -163,6 +164,28 @@ fn name_thread(name: &std::ffi::CStr) {
 fn spin(time: Duration) {
     let end = Instant::now() + time;
     while Instant::now() < end {}
+}
+
+/// A thread that keeps a CPU busy until this is dropped, also by a failed assertion: a scope waits for its threads.
+struct Busy<'a>(&'a AtomicBool);
+
+impl<'a> Busy<'a> {
+    fn on<'s>(cpu: usize, busy: &'a AtomicBool, scope: &'s thread::Scope<'s, 'a>) -> Busy<'a> {
+        busy.store(true, Ordering::Relaxed);
+        scope.spawn(move || {
+            bind_to(cpu);
+            while busy.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        Busy(busy)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -320,15 +343,10 @@ fn churn(group: &Path, file: &Path) {
 #[test]
 fn a_long_run_in_the_kernel_is_told_with_its_stack() {
     with_probes("", |kept| {
-        let busy = AtomicBool::new(true);
+        let busy = AtomicBool::new(false);
         thread::scope(|scope| {
             // Somebody must want the CPU, or nobody waits.
-            scope.spawn(|| {
-                bind_to(1);
-                while busy.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
+            let busy = Busy::on(1, &busy, scope);
             let made = scope
                 .spawn(|| {
                     name_thread(c"ws-kernel");
@@ -337,7 +355,7 @@ fn a_long_run_in_the_kernel_is_told_with_its_stack() {
                 })
                 .join()
                 .unwrap();
-            busy.store(false, Ordering::Relaxed);
+            drop(busy);
             match made {
                 Err(e) => println!("skipped: {e}"),
                 Ok(made) => {
@@ -365,18 +383,11 @@ fn a_long_run_in_the_kernel_is_told_with_its_stack() {
 #[test]
 fn interrupts_off_and_slow_softirqs_are_told() {
     with_probes("", |kept| {
-        let busy = AtomicBool::new(true);
+        let busy = AtomicBool::new(false);
         let made = thread::scope(|scope| {
             // An idle CPU has no tick that could be late.
-            scope.spawn(|| {
-                bind_to(1);
-                while busy.load(Ordering::Relaxed) {
-                    std::hint::spin_loop();
-                }
-            });
-            let made = inject::irqoff(100, 1);
-            busy.store(false, Ordering::Relaxed);
-            made
+            let _busy = Busy::on(1, &busy, scope);
+            inject::irqoff(100, 1)
         });
         match made {
             Err(e) => println!("skipped: {e}"),

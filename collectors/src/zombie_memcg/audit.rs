@@ -55,6 +55,22 @@ pub(crate) fn pinned(parent: Stat, children: impl Iterator<Item = Stat>) -> Cach
     rest
 }
 
+/// `cgroup.stat` (v2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct CgroupStat {
+    pub(crate) known: bool,
+    pub(crate) live: u64,
+    pub(crate) dying: u64,
+}
+
+/// Parses `cgroup.stat`; counts of the memory controller replace those of all cgroups where the kernel has them.
+pub(crate) fn parse_cgroup_stat(bytes: &[u8]) -> CgroupStat {
+    let get = |key: &[u8]| parse::value_of(bytes, key);
+    let live = get(b"nr_subsys_memory").map(|n| n.saturating_sub(1)).or_else(|| get(b"nr_descendants"));
+    let dying = get(b"nr_dying_subsys_memory").or_else(|| get(b"nr_dying_descendants"));
+    CgroupStat { known: dying.is_some(), live: live.unwrap_or_default(), dying: dying.unwrap_or_default() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -35,14 +35,25 @@ const MAX_CACHED: usize = 1 << 17;
 impl Entry {
     /// The row, if this is `subject` and it still has it.
     #[inline(always)]
-    fn row_of(&self, subject: &Subject, at: u64, table: &mut SubjectTable) -> Option<u32> {
+    fn row_of(&mut self, subject: &Subject, at: u64, table: &mut SubjectTable) -> Option<u32> {
         let same = match (&self.subject, subject) {
             (Subject::Cgroup(a), Subject::Cgroup(b)) | (Subject::Device(a), Subject::Device(b)) => {
-                Arc::ptr_eq(a, b) || a == b
+                Arc::ptr_eq(a, b) || self.renames(subject)
             }
             (a, b) => a == b,
         };
         (same && table.touch_same(self.row, self.generation, at)).then_some(self.row)
+    }
+
+    /// Whether `subject` is the same by another copy of its name. That copy is kept: each block of a recording brings
+    /// new ones, and the batches that follow in it are then compared by pointer again.
+    #[inline(never)]
+    fn renames(&mut self, subject: &Subject) -> bool {
+        let same = self.subject == *subject;
+        if same {
+            self.subject = subject.clone();
+        }
+        same
     }
 }
 
@@ -57,7 +68,7 @@ impl RowCache {
     #[inline(always)]
     fn row(&mut self, i: usize, subject: &Subject, at: u64, table: &mut SubjectTable) -> Option<u32> {
         if !self.differs
-            && let Some(e) = self.entries.get(i)
+            && let Some(e) = self.entries.get_mut(i)
             && let Some(row) = e.row_of(subject, at, table)
         {
             return Some(row);

@@ -49,9 +49,7 @@ impl Drop for Peer {
 
 /// A Python with aiosmtpd in it, made by `tests/peers/setup.sh`.
 pub(super) fn python() -> Option<PathBuf> {
-    let peers = std::env::var_os("WHYSTALL_PEERS").map(PathBuf::from);
-    let peers = peers.unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers"));
-    let python = peers.join("venv/bin/python");
+    let python = crate::program::peers().join("venv/bin/python");
     let works = Command::new(&python).args(["-c", "import aiosmtpd"]).stderr(Stdio::null()).status();
     if !works.is_ok_and(|s| s.success()) {
         eprintln!("skipped: no Python with aiosmtpd at {}: run tests/peers/setup.sh", python.display());

@@ -1,13 +1,17 @@
 //! A CPU that does not schedule: a long run in the kernel, interrupts off, a softirq without end.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::settings;
 use crate::expect::{Expect, SubjectPattern};
+use crate::irq;
 use crate::kid::{Kid, number};
-use crate::scene::{Fault, Host, Proof, Scene};
+use crate::scene::{Fault, Host, Proof, Scene, scratch_dir};
 
 const fn not_scheduling(causes: &'static [&'static str]) -> Expect {
     Expect::Verdict {
@@ -71,6 +75,61 @@ pub(super) const SLOW_SOFTIRQ: Fault = Fault {
     available: two_cpus,
     run: |scene| injected(scene, "inject_softirq", 400),
 };
+
+/// The disk's interrupt has a handler that takes 15 ms, 150 times: somebody reads the disk, page by page, 25 ms apart.
+///
+/// Bounds: the CPU that serves the disk, 60 % of it for 4 s, never over 20 ms at once; 1 MiB on disk. Proof: the injector's
+/// own count and clock. Others' reads of the disk wait as long.
+pub(super) const IRQ_STORM: Fault = Fault {
+    name: "irq_storm",
+    expect: Expect::Verdict {
+        rule: "cpu.irq_storm",
+        causes: &["irq.storm"],
+        subject: SubjectPattern::Cpu,
+        ruled_out_contains: &[],
+        summary_names_cgroup: false,
+        resolved: true,
+    },
+    available: |host| {
+        two_cpus(host)?;
+        host.needs_disk(2)?;
+        let (_guard, dir) = scratch_dir(host, &host.disk).map_err(|e| format!("{e:#}"))?;
+        disk_file(&dir).and_then(|(_, file)| irq::of_disk(&file)).map(drop).map_err(|e| format!("{e:#}"))
+    },
+    run: irq_storm,
+};
+
+/// 1 MiB on the disk.
+fn disk_file(dir: &Path) -> Result<(PathBuf, File)> {
+    let path = dir.join("pages");
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    file.write_all(&vec![b'.'; 1 << 20]).with_context(|| format!("{path:?}"))?;
+    file.sync_all().with_context(|| format!("{path:?}"))?;
+    Ok((path, file))
+}
+
+fn irq_storm(scene: &mut Scene<'_>) -> Result<Proof> {
+    let (path, file) = disk_file(&scene.dir()?)?;
+    let line = irq::of_disk(&file)?;
+    scene.names.cpu = Some(line.cpu);
+    let settings = settings![
+        irq = line.number,
+        on_cpu = line.cpu,
+        file = path.display(),
+        target_ms = 15,
+        times = 150,
+        gap_ms = 10,
+        for_ms = 8000
+    ];
+    let injector = Kid::start("inject_irq", None, &settings)?;
+    scene.onset();
+    let report = injector.finish(Duration::from_secs(12))?;
+    let (runs, last) = (number(&report, "runs")?, number(&report, "last_ms")?);
+    Ok(Proof::default()
+        .must(runs >= 75.0, format!("{runs} times"))
+        .must(last > 8.0, format!("the last took {last:.0} ms by its own clock"))
+        .note(format!("interrupt {} on CPU {}", line.number, line.cpu)))
+}
 
 /// A directory in which 1.5 million names were looked for in vain is watched by inotify again and again: each time the
 /// kernel walks all of those names under the directory's lock.

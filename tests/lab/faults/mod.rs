@@ -34,6 +34,7 @@ pub(crate) const ALL: &[Fault] = &[
     kernel::DENTRY_WALK,
     kernel::IRQ_OFF,
     kernel::SLOW_SOFTIRQ,
+    kernel::IRQ_STORM,
     net::OVERLOAD,
     net::NAPI_BEHIND_RT,
     net::SOFTIRQ_BESIDE_RT,
@@ -45,6 +46,12 @@ pub(crate) const ALL: &[Fault] = &[
     quiet_memory::OPERATOR_RECLAIM,
     quiet_memory::KSWAPD_ONLY,
 ];
+
+/// Whether `fault` is the first in the list that its rule must tell.
+pub(crate) fn first_of_its_rule(fault: &Fault) -> bool {
+    let rule = fault.expect.rule();
+    ALL.iter().find(|f| f.expect.rule() == rule).is_some_and(|f| f.name == fault.name)
+}
 
 /// `name=value` words for a child.
 macro_rules! settings {
