@@ -5,7 +5,7 @@
 #   keeps. Emulated CPUs are slow, so it is waited for what must be told, and nothing is said about how soon.
 # `collectors/bpf/try-kernels.sh [PACKAGE]...`, for example linux-image-6.12-cloud-amd64; without one, the newest signed
 # cloud kernels of 6.1 and 6.12, side by side. One took two minutes, with unoptimised programs beside builds.
-# KERNELS_KEEP=DIR keeps the packages and the consoles' logs there.
+# KERNELS_KEEP=DIR keeps the packages and the consoles' logs there; KERNELS_WHYSTALL=FILE is tried instead of a release build.
 # Wants Debian with qemu-system-x86, busybox-static, cpio, e2fsprogs and util-linux, and network to its package archive.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -40,9 +40,10 @@ for package in "${packages[@]}"; do
 done
 
 cargo build --release --locked -p whystall-collectors --example latency
-cargo build --release --locked --bin whystall
+[[ -n ${KERNELS_WHYSTALL:-} ]] || cargo build --release --locked --bin whystall
 built=${CARGO_TARGET_DIR:-target}/release
-programs=("$built/examples/latency" "$built/whystall" "$(command -v busybox)" "$(command -v chrt)")
+whystall=${KERNELS_WHYSTALL:-$built/whystall}
+programs=("$built/examples/latency" "$whystall" "$(command -v busybox)" "$(command -v chrt)")
 
 root=$dir/root
 rm -rf "$root"
@@ -51,7 +52,7 @@ cp "${programs[@]}" "$root/bin"
 for applet in sh mount taskset sleep cat mkdir rmdir poweroff grep uname dd timeout kill sync; do
   ln -s busybox "$root/bin/$applet"
 done
-for library in $(ldd "$built/"{examples/latency,whystall} "$(command -v chrt)" | grep -o '/[^ :]*' | grep '\.so' | sort -u); do
+for library in $(ldd "$built/examples/latency" "$whystall" "$(command -v chrt)" | grep -o '/[^ :]*' | grep '\.so' | sort -u); do
   mkdir -p "$root$(dirname "$library")"
   cp -L "$library" "$root$library"
 done

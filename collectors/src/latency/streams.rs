@@ -212,7 +212,7 @@ stream! {
         "memory cgroups removed but not freed since the probes began, or since some were last missed: all, and by parent")
         of [Cgroup, Host];
     ZOMBIES = Field::gauge("zombies", Unit::Count, "its former children (host: all) that are removed and not yet freed");
-    SETTLED = Field::gauge("settled", Unit::Count, "those of them that are not merely on their way: removed 1 s ago with memory still charged, or 3 s ago");
+    SETTLED = Field::gauge("settled", Unit::Count, "those of them that are not merely on their way: removed 0.8 s ago with memory still charged, or 3 s ago");
     BRIEF = Field::gauge("brief", Unit::Count, "those of the settled that had lived for less than a minute: jobs, not services");
     OLDEST = Field::gauge("oldest", Unit::Time, "since the removal of the oldest of them");
     EXAMPLE = Field::text("example", "the path of the oldest of them");

@@ -19,6 +19,7 @@ use crate::{Built, Roots, Settings, Sink, Stop};
 
 mod beside_bpftrace;
 mod flood;
+mod holds;
 
 /// One at a time: the faults take CPUs away from one another.
 static ALONE: Mutex<()> = Mutex::new(());

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use whystall_event::SEC;
+use whystall_event::{MS, SEC};
 
 /// A removed cgroup to which memory is still charged counts as a zombie after this long: what is charged ahead, and freed
 /// with the cgroup, shows for less.
-const SETTLED_CHARGED: u64 = SEC;
+const SETTLED_CHARGED: u64 = 800 * MS;
 /// One with nothing charged is merely on its way: hundreds of rmdirs show for less than a second on an idle host. What
 /// holds it after this long is no page.
 const SETTLED: u64 = 3 * SEC;

@@ -16,6 +16,8 @@ use crate::sys;
 
 /// How many jobs run.
 const JOBS: u64 = 48;
+/// A log of each; small, but enough for the kernel to bring its statistics of cgroups up to date.
+const LOG_BYTES: usize = 256 << 10;
 /// From one job to the next.
 const EVERY: Duration = Duration::from_millis(350);
 
@@ -23,7 +25,7 @@ const EVERY: Duration = Duration::from_millis(350);
 /// reads a log file of its own, exits, and its cgroup is removed; the file's pages stay cached and charged, so the
 /// cgroup stays as a zombie.
 ///
-/// Bounds: 48 cgroups with 16 KiB of page cache each. Afterwards the files' pages are dropped and the files deleted,
+/// Bounds: 48 cgroups with 256 KiB of page cache each. Afterwards the files' pages are dropped and the files deleted,
 /// which frees the zombies; what stays is reported.
 /// Proof: the kernel knows more memory cgroups than there are directories (v1 `/proc/cgroups`; v2
 /// `nr_dying_descendants`), and the parent's page cache (v1 counts the dead in).
@@ -39,7 +41,7 @@ pub(super) const ZOMBIE_GROWTH: Fault = Fault {
     },
     available: |host| {
         host.needs("memory")?;
-        host.needs_disk(16)
+        host.needs_disk(32)
     },
     run: zombie_growth,
 };
@@ -141,7 +143,7 @@ fn make_logs(dir: &Path) -> Result<Vec<(PathBuf, File)>> {
     for i in 0..JOBS {
         let path = dir.join(format!("job-{i}.log"));
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
-        file.write_all(&[b'.'; 16 << 10]).with_context(|| format!("{path:?}"))?;
+        file.write_all(&[b'.'; LOG_BYTES]).with_context(|| format!("{path:?}"))?;
         file.sync_all().with_context(|| format!("{path:?}"))?;
         sys::drop_cache(&file).with_context(|| format!("dropping {path:?} from the cache"))?;
         logs.push((path, file));
