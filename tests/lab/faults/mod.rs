@@ -45,6 +45,7 @@ pub(crate) const ALL: &[Fault] = &[
     quiet::FILE_COPY,
     quiet_memory::OPERATOR_RECLAIM,
     quiet_memory::KSWAPD_ONLY,
+    quiet_memory::SHORT_JOBS,
 ];
 
 /// Whether `fault` is the first in the list that its rule must tell.

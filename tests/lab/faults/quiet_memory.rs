@@ -1,4 +1,4 @@
-//! Reclaim that hurts nobody: whystall must stay silent.
+//! Reclaim and removed cgroups that hurt nobody: whystall must stay silent.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::settings;
+use super::zombie::run_job;
 use crate::counters::Snapshot;
 use crate::expect::Expect;
 use crate::kid::Kid;
@@ -111,4 +112,35 @@ fn kswapd_only(scene: &mut Scene<'_>) -> Result<Proof> {
     Ok(Proof::default()
         .must(scanned >= ENOUGH_SCANNED, filled)
         .must(stalls < 50.0, format!("{stalls:.1} direct reclaims a second")))
+}
+
+/// Jobs one after another for 15 s, each in a fresh memory cgroup that is removed when it ends, as in `zombie_growth`; but
+/// they use memory of their own alone, so each cgroup dies at once.
+///
+/// Bounds: one process at a time with 4 MiB, at most 400. Proof: their number, and that no zombies stay.
+pub(super) const SHORT_JOBS: Fault = Fault {
+    name: "quiet_short_jobs",
+    expect: Expect::Silence,
+    available: |host| host.needs("memory"),
+    run: short_jobs,
+};
+
+fn short_jobs(scene: &mut Scene<'_>) -> Result<Proof> {
+    let parent = scene.cgroup()?;
+    let before = parent.dying()?;
+    let (end, mut jobs) = (Instant::now() + Duration::from_secs(15), 0);
+    while Instant::now() < end && jobs < 400 {
+        run_job(&parent, jobs, "job", settings![work_ms = 5, anon_mib = 4].to_vec())?;
+        jobs += 1;
+        scene.sleep(Duration::from_millis(30))?;
+    }
+    let removed = Instant::now();
+    while parent.dying()? > before && removed.elapsed() < Duration::from_secs(5) {
+        scene.sleep(Duration::from_millis(20))?;
+    }
+    let stay = parent.dying()?.saturating_sub(before);
+    scene.keep(parent);
+    Ok(Proof::default()
+        .must(jobs >= 50, format!("{jobs} jobs"))
+        .must(stay < 4, format!("+{stay} zombies after {:.2} s", removed.elapsed().as_secs_f64())))
 }

@@ -152,7 +152,12 @@ fn make_logs(dir: &Path) -> Result<Vec<(PathBuf, File)>> {
 }
 
 /// One job from its cgroup's birth to its removal.
-fn run_job(parent: &Cgroup, i: usize, role: &'static str, mut settings: Vec<String>) -> Result<()> {
+pub(super) fn run_job(
+    parent: &Cgroup,
+    i: usize,
+    role: &'static str,
+    mut settings: Vec<String>,
+) -> Result<()> {
     let group = parent.memory_child(&format!("job-{i}"))?;
     settings.push(format!("join={}", group.join("cgroup.procs").display()));
     Kid::start(role, None, &settings)?.finish(Duration::from_secs(5))?;
