@@ -27,7 +27,7 @@ mod ledger;
 #[cfg(test)]
 mod tests;
 
-use audit::{Cache, CgroupStat};
+use audit::{Cache, CgroupStat, Counts};
 use ledger::Ledger;
 
 pub(crate) use audit::parse_cgroup_stat;
@@ -71,6 +71,8 @@ pub static COLLECTOR: Collector = Collector {
 const AUDIT_AGAIN_NS: u64 = 5 * SEC;
 const AUDIT_QUIET_NS: u64 = 60 * SEC;
 const AUDIT_FEW: usize = 64;
+/// How often one audit begins anew because a child vanished.
+const AUDIT_TRIES: usize = 3;
 /// A parent with more living children than this is not audited.
 const AUDIT_CHILDREN: usize = 1024;
 /// From this much on, page cache counts as pinned rather than as an error of reading one file after the other.
@@ -161,13 +163,6 @@ struct ZombieMemcg {
     stream: Arc<Stream>,
     proc_buf: Buf,
     buf: Vec<u8>,
-}
-
-/// The host's memory cgroups at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Counts {
-    live: u64,
-    dying: u64,
 }
 
 impl Polled for ZombieMemcg {
@@ -397,27 +392,36 @@ impl ZombieMemcg {
             return 0;
         };
         node.data.audited_ns = now.max(1);
-        let children = node.children.clone();
+        let mut children = node.children.clone();
         if children.len() > AUDIT_CHILDREN || (self.v2 && !self.holds_no_tasks(id)) {
             return 1;
         }
-        let mut stats = Vec::with_capacity(children.len() + 1);
-        for id in std::iter::once(id).chain(children) {
-            match self.tree.read(id, STAT, &mut self.buf) {
-                Reading::Data => stats.push(audit::parse_stat(&self.buf)),
-                // A child that vanished meanwhile would count as pinned.
-                _ => return stats.len() + 1,
+        let mut reads = 0;
+        // A child that vanished meanwhile would count as pinned, so the rest is read anew: jobs end while we look.
+        for _ in 0..AUDIT_TRIES {
+            let mut stats = Vec::with_capacity(children.len() + 1);
+            let vanished = std::iter::once(id).chain(children.iter().copied()).find(|id| {
+                let there = self.tree.read(*id, STAT, &mut self.buf) == Reading::Data;
+                if there {
+                    stats.push(audit::parse_stat(&self.buf));
+                }
+                !there
+            });
+            reads += stats.len() + usize::from(vanished.is_some());
+            match (vanished, stats.split_first()) {
+                (Some(child), _) if child != id => children.retain(|c| *c != child),
+                (None, Some((parent, children))) => {
+                    let pinned = audit::pinned(*parent, children.iter().copied());
+                    if let Some(node) = self.tree.node_mut(id) {
+                        node.data.pinned = Some(pinned);
+                        self.ledger.audited(id, pinned.cache >= PINS);
+                    }
+                    break;
+                }
+                _ => break,
             }
         }
-        let Some((parent, children)) = stats.split_first() else {
-            return 1;
-        };
-        let pinned = audit::pinned(*parent, children.iter().copied());
-        if let Some(node) = self.tree.node_mut(id) {
-            node.data.pinned = Some(pinned);
-            self.ledger.audited(id, pinned.cache >= PINS);
-        }
-        stats.len()
+        reads
     }
 
     /// v2: whether the memory controller is enabled for the children, so that all memory is charged below.

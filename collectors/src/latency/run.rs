@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use whystall_event::{Batch, SEC, Stamp, Stream, Subject};
+use whystall_event::{Batch, MS, SEC, Stamp, Stream, Subject};
 
 use super::probes::{self, Level, PROBES};
 use super::rows::Rows;
@@ -23,6 +23,9 @@ const GATHER: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 4096;
 /// Between two readings of totals.
 const INTERVAL: u64 = SEC;
+/// Totals are read this long before the full intervals of CLOCK_BOOTTIME at which the polled collectors begin: the tick comes
+/// when these are done, a millisecond or two later, and would else leave half of the totals to the next one.
+const LEAD: u64 = 50 * MS;
 /// Softirqs a second on one CPU above which watching each costs too much (2 % of the CPU), for how long they are then
 /// left alone, and for how long at most if it is so again and again.
 const SOFTIRQS: u64 = 100_000;
@@ -128,9 +131,9 @@ impl Run {
         })
     }
 
-    /// When totals are read again: at the next full interval of CLOCK_BOOTTIME, when other collectors wake as well.
+    /// When totals are read again.
     fn due_ns(&self) -> u64 {
-        (self.ticked_ns / INTERVAL + 1) * INTERVAL
+        ((self.ticked_ns + LEAD) / INTERVAL + 1) * INTERVAL - LEAD
     }
 
     /// Waits for events until the next reading of totals is due; false if none came.

@@ -55,6 +55,13 @@ pub(crate) fn pinned(parent: Stat, children: impl Iterator<Item = Stat>) -> Cach
     rest
 }
 
+/// The host's memory cgroups at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) live: u64,
+    pub(crate) dying: u64,
+}
+
 /// `cgroup.stat` (v2).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct CgroupStat {

@@ -34,6 +34,9 @@ fn a_loop_of_short_system_calls_is_no_hold() {
                         };
                         calls += 1;
                     }
+                    // What was read ahead, 13 MB, is given back.
+                    // SAFETY: the descriptor is open.
+                    unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
                 }
                 calls
             });
