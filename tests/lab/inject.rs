@@ -24,12 +24,25 @@ const MOST_LOOPS: u32 = 500;
 
 struct Injector(Ebpf);
 
+/// The programs' constants; those that a program does not read may stay 0.
+#[derive(Default)]
+struct Config {
+    loops: u32,
+    tid: u32,
+    irq: u32,
+    times: u32,
+    gap_ns: u64,
+}
+
 impl Injector {
-    fn load(loops: u32, tid: u32) -> Result<Injector> {
-        ensure!(loops <= MOST_LOOPS, "at most {MOST_LOOPS} loops");
+    fn load(c: &Config) -> Result<Injector> {
+        ensure!(c.loops <= MOST_LOOPS, "at most {MOST_LOOPS} loops");
         EbpfLoader::new()
-            .override_global("cfg_loops", &loops, true)
-            .override_global("cfg_tid", &tid, true)
+            .override_global("cfg_loops", &c.loops, true)
+            .override_global("cfg_tid", &c.tid, true)
+            .override_global("cfg_irq", &c.irq, true)
+            .override_global("cfg_times", &c.times, true)
+            .override_global("cfg_gap_ns", &c.gap_ns, true)
             .load(OBJECT)
             .map(Injector)
             .context("cannot load the injector")
@@ -38,7 +51,7 @@ impl Injector {
     /// The rounds that take `target` on this machine as it is now.
     fn loops(target: Duration) -> Result<u32> {
         const TRIAL: u32 = 4;
-        let trial = Injector::load(TRIAL, 0)?;
+        let trial = Injector::load(&Config { loops: TRIAL, ..Config::default() })?;
         let (trial, _sockets) = trial.on_loopback()?;
         let took = trial.made()?.1.max(1);
         let loops = target.as_nanos() as u64 * u64::from(TRIAL) / took;
@@ -85,7 +98,7 @@ impl Injector {
 
 /// Interrupts off on `cpu` for about `target`, once each `gap` of that CPU's time.
 pub(crate) fn irqoff(cpu: u32, target: Duration, times: u64, gap: Duration, end: Instant) -> Result<()> {
-    let mut i = Injector::load(Injector::loops(target)?, 0)?;
+    let mut i = Injector::load(&Config { loops: Injector::loops(target)?, ..Config::default() })?;
     let Some(Program::PerfEvent(p)) = i.0.program_mut("irqoff") else { bail!("no such program") };
     p.load()?;
     let link = p.attach(
@@ -102,7 +115,8 @@ pub(crate) fn irqoff(cpu: u32, target: Duration, times: u64, gap: Duration, end:
 
 /// A receiving softirq that takes about `target`, on the CPU of this thread, once each `gap`.
 pub(crate) fn slow_softirq(target: Duration, times: u64, gap: Duration, end: Instant) -> Result<()> {
-    let (i, (_receiver, sender)) = Injector::load(Injector::loops(target)?, 0)?.on_loopback()?;
+    let config = Config { loops: Injector::loops(target)?, ..Config::default() };
+    let (i, (_receiver, sender)) = Injector::load(&config)?.on_loopback()?;
     for _ in 1..times.min(MOST_TIMES) {
         if Instant::now() >= end {
             break;
@@ -125,17 +139,16 @@ pub(crate) fn slow_irq(
 ) -> Result<()> {
     const MOST_INTERRUPTS: u64 = 200;
     let times = times.min(MOST_INTERRUPTS);
-    let mut ebpf = EbpfLoader::new()
-        .override_global("cfg_loops", &Injector::loops(target)?, true)
-        .override_global("cfg_irq", &number, true)
-        .override_global("cfg_times", &u32::try_from(times)?, true)
-        .override_global("cfg_gap_ns", &(gap.as_nanos() as u64), true)
-        .load(OBJECT)
-        .context("cannot load the injector")?;
-    let Some(Program::RawTracePoint(p)) = ebpf.program_mut("slow_irq") else { bail!("no such program") };
+    let mut i = Injector::load(&Config {
+        loops: Injector::loops(target)?,
+        irq: number,
+        times: u32::try_from(times)?,
+        gap_ns: gap.as_nanos() as u64,
+        ..Config::default()
+    })?;
+    let Some(Program::RawTracePoint(p)) = i.0.program_mut("slow_irq") else { bail!("no such program") };
     p.load()?;
     p.attach("irq_handler_entry")?;
-    let i = Injector(ebpf);
     irq::keep_reading(file, gap, || Ok(Instant::now() < end && i.made()?.0 < times))?;
     i.report()
 }
@@ -168,7 +181,12 @@ pub(crate) fn kernel_run(
                 ensure!(Instant::now() < end, "the thread did not start");
                 thread::sleep(Duration::from_millis(1));
             }
-            let mut i = Injector::load(Injector::loops(target)?, tid.load(Ordering::Acquire))?;
+            let config = Config {
+                loops: Injector::loops(target)?,
+                tid: tid.load(Ordering::Acquire),
+                ..Config::default()
+            };
+            let mut i = Injector::load(&config)?;
             let Some(Program::RawTracePoint(p)) = i.0.program_mut("kernel_run") else {
                 bail!("no such program")
             };

@@ -316,23 +316,34 @@ fn fail_charges(group: &Group) -> u64 {
     failed
 }
 
+fn c_path(path: &Path) -> std::ffi::CString {
+    std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
 /// In a process of its own in the group: writes a file. In large pieces, because with them each charge that fails is
 /// followed by one reclaim; a page at a time, `failcnt` of v1 also counts attempts that needed none.
 fn churn(group: &Path, file: &Path) {
-    let name = |p: &Path| std::ffi::CString::new(p.as_os_str().as_bytes()).unwrap();
-    let (procs, file) = (name(&group.join("cgroup.procs")), name(file));
-    let buffer = vec![0u8; 1 << 20];
+    let (file, buffer) = (c_path(file), vec![0u8; 1 << 20]);
+    // SAFETY: system calls with memory that was prepared before.
+    in_a_process(group, c"ws-churn", || unsafe {
+        let fd = libc::open(file.as_ptr(), libc::O_WRONLY);
+        for _ in 0..256 {
+            libc::write(fd, buffer.as_ptr().cast(), buffer.len());
+        }
+    });
+}
+
+/// Does `work`, which may make system calls only, in a process called `name` in the group, and waits for its end.
+fn in_a_process(group: &Path, name: &std::ffi::CStr, work: impl FnOnce()) {
+    let procs = c_path(&group.join("cgroup.procs"));
     // SAFETY: between fork and _exit the child makes system calls only, with memory that was prepared before.
     unsafe {
         let child = libc::fork();
         if child == 0 {
-            libc::prctl(libc::PR_SET_NAME, c"ws-churn".as_ptr());
+            libc::prctl(libc::PR_SET_NAME, name.as_ptr());
             let fd = libc::open(procs.as_ptr(), libc::O_WRONLY);
             libc::write(fd, b"0".as_ptr().cast(), 1);
-            let fd = libc::open(file.as_ptr(), libc::O_WRONLY);
-            for _ in 0..256 {
-                libc::write(fd, buffer.as_ptr().cast(), buffer.len());
-            }
+            work();
             libc::_exit(0);
         }
         let mut status = 0;

@@ -94,25 +94,6 @@ fn reclaims_at_a_limit() {
     });
 }
 
-/// In a process of its own in the group: works for two seconds.
-fn work(group: &Path) {
-    let procs = std::ffi::CString::new(group.join("cgroup.procs").as_os_str().as_bytes()).unwrap();
-    // SAFETY: between fork and _exit the child makes system calls only, with memory that was prepared before.
-    unsafe {
-        let child = libc::fork();
-        if child == 0 {
-            libc::prctl(libc::PR_SET_NAME, c"ws-quota".as_ptr());
-            let fd = libc::open(procs.as_ptr(), libc::O_WRONLY);
-            libc::write(fd, b"0".as_ptr().cast(), 1);
-            spin(Duration::from_secs(2));
-            libc::_exit(0);
-        }
-        let mut status = 0;
-        assert_eq!(libc::waitpid(child, &mut status, 0), child);
-        assert_eq!(status, 0);
-    }
-}
-
 #[test]
 fn waits_for_a_quota() {
     const LONG: f64 = 50.0 * MS as f64;
@@ -140,7 +121,7 @@ fn waits_for_a_quota() {
         } else {
             std::fs::write(group.dir.join("cpu.cfs_quota_us"), "20000").unwrap();
         }
-        work(&group.dir);
+        in_a_process(&group.dir, c"ws-quota", || spin(Duration::from_secs(2)));
         let (count, max) = bpftrace.end();
         let ours = || -> Vec<Seen> {
             // Each wait has a row for its cgroup, too.
